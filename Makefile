@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make demo       a container through create, start, state and delete
+# make test       lint, types and all tests        make test-all   with the long figures
+# make bench      beside runc and crun             make lint       ruff and mypy alone
+# make install    into PREFIX (/usr/local)         make uninstall  out of it again
+#
+# Each installs what it needs, as root on Debian; a second run finds it there.  pyrunc is installed
+# as a wheel into .venv, and again whenever a source file is newer than that.
+
+# The distribution's interpreter, and not whatever is first in PATH: the launcher embeds it.
+PYTHON ?= /usr/bin/python3
+PREFIX ?= /usr/local
+VENV := .venv
+DONE := $(VENV)/done
+
+BUILD_PACKAGES := python3-venv python3-dev gcc libc6-dev libcap-dev
+DEMO_PACKAGES := busybox-static
+TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bin procps iproute2 util-linux
+
+SOURCES := $(shell find pyrunc launcher tools setup.py pyproject.toml \
+	-name __pycache__ -prune -o -type f ! -name '*.so' -print)
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: demo test test-all bench lint install uninstall clean
+.SILENT:
+.DELETE_ON_ERROR:
+
+demo: $(DONE)/pyrunc $(DONE)/demo-packages
+	PYRUNC=$(CURDIR)/$(VENV)/bin/pyrunc sh demo/demo.sh
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+test-all: lint
+	$(VENV)/bin/python -m pytest --long
+
+lint: $(DONE)/pyrunc $(DONE)/test-tools
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+bench: $(DONE)/pyrunc $(DONE)/test-packages
+	$(VENV)/bin/python bench/bench.py --runtime $(CURDIR)/$(VENV)/bin/pyrunc --runtime runc --runtime crun $(BENCH)
+
+install: $(DONE)/pyrunc uninstall
+	$(PIP) install --ignore-installed --prefix $(PREFIX) $(if $(DESTDIR),--root $(DESTDIR)) --no-warn-script-location \
+		--find-links $(DONE)/wheel --only-binary pyrunc pyrunc
+	echo "installed $(DESTDIR)$(PREFIX)/bin/pyrunc"
+
+# What an older version had and the newer has not must not stay behind.
+uninstall:
+	rm -rf $(DESTDIR)$(PREFIX)/bin/pyrunc $(DESTDIR)$(PREFIX)/lib/python3.*/site-packages/pyrunc \
+		$(DESTDIR)$(PREFIX)/lib/python3.*/site-packages/pyrunc-*.dist-info
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(DONE)/venv:
+	tools/need.sh $(BUILD_PACKAGES)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "pyrunc needs Python 3.11; $(PYTHON) is older (make PYTHON=/path/to/python3)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install 'setuptools>=77' wheel
+	mkdir -p $(DONE)
+	touch $@
+
+# Built as a wheel and installed from it, as users get it; dependencies when the project file changed.
+$(DONE)/dependencies: pyproject.toml $(DONE)/venv
+	$(VENV)/bin/python -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >$@.txt
+	$(PIP) install --no-build-isolation -r $@.txt
+	touch $@
+
+$(DONE)/pyrunc: $(SOURCES) $(DONE)/dependencies
+	rm -rf build $(DONE)/wheel
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(DONE)/wheel . 
+	rm -rf build
+	$(PIP) install --no-deps --force-reinstall $(DONE)/wheel/pyrunc-*.whl
+	touch $@
+
+$(DONE)/demo-packages: | $(DONE)/venv
+	tools/need.sh $(DEMO_PACKAGES)
+	touch $@
+
+$(DONE)/test-packages: | $(DONE)/venv
+	tools/need.sh $(TEST_PACKAGES)
+	touch $@
+
+$(DONE)/test-tools: pyproject.toml $(DONE)/venv $(DONE)/test-packages
+	$(VENV)/bin/python -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["test"], sep="\n")' >$@.txt
+	$(PIP) install -r $@.txt
+	touch $@

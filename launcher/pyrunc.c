@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The `pyrunc` command: a small program that embeds the Python interpreter, isolated.
+//
+// Why not a script of `python3`: the interpreter's own start costs more than the runtime's work
+// (site, path computation, finalisation), listens to the caller's environment (PYTHONPATH,
+// PYTHONHOME) and shows the host's python3 to the container as /proc/PID/exe.  So, in this order:
+//
+//   1. find_self      where this file lies: the package is looked for beside it, never in $PATH.
+//   2. seal           commands that enter containers run from a sealed, throw-away copy, since
+//                     what is inside may open /proc/PID/exe for writing (CVE-2019-5736).
+//   3. run_embedded   dlopen() libpython, start it with every path preset, call the entry function.
+//   4. run_python     where libpython or its library moved: exec an interpreter, just as isolated.
+//
+// setup.py compiles it, and defines PYRUNC_LIBPYTHON, PYRUNC_LIBDIR, PYRUNC_STDLIB, PYRUNC_DYNLOAD
+// and PYRUNC_PREFIX from the building interpreter's sysconfig.  Without a compiler pyrunc.sh serves.
+
+#define _GNU_SOURCE
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010U  // Linux 6.3
+#endif
+
+#define STRING_(x) #x
+#define STRING(x) STRING_(x)
+#define PYTHON_VERSION STRING(PY_MAJOR_VERSION) "." STRING(PY_MINOR_VERSION)
+#define ALL_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+#define UNLINKED_COPY_MODE 0510  // a mode that no installed pyrunc has: see is_private_copy
+#define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
+
+extern char **environ;
+
+static void __attribute__((noreturn, format(printf, 1, 2)))
+die(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	fputs("pyrunc: ", stderr);
+	vfprintf(stderr, format, args);
+	fputc('\n', stderr);
+	exit(1);
+}
+
+// --- 1. Where am I ---------------------------------------------------------------------------
+
+// Whether /proc/self/exe (as `exe`) is the copy made by `seal` and not the installed file: a memfd
+// with all seals, or else an unlinked file in the mode that only reopen_unlinked_copy gives.
+static bool
+is_private_copy(int exe)
+{
+	struct stat st;
+	int seals = fcntl(exe, F_GET_SEALS);  // EINVAL for what is neither memfd nor tmpfs
+
+	if (seals >= 0 && (seals & ALL_SEALS) == ALL_SEALS)
+		return true;
+	return fstat(exe, &st) == 0 && st.st_nlink == 0 && (st.st_mode & 07777) == UNLINKED_COPY_MODE;
+}
+
+// The absolute path of this program into `path`.  argv[0] is anybody's word, and only believed in
+// the copy, where this program wrote it.
+static void
+find_self(char *path, size_t size, bool private_copy, const char *argv0)
+{
+	if (private_copy && argv0 != NULL && argv0[0] == '/' && strlen(argv0) < size) {
+		strcpy(path, argv0);
+		return;
+	}
+	ssize_t length = readlink("/proc/self/exe", path, size - 1);
+	if (length < 0)
+		die("readlink /proc/self/exe: %s (is /proc mounted?)", strerror(errno));
+	path[length] = '\0';
+	// A package manager replaces a file by renaming over it, also under a pyrunc that has just begun.
+	static const char deleted[] = " (deleted)";
+	size_t tail = sizeof deleted - 1;
+	if ((size_t)length > tail && strcmp(path + length - tail, deleted) == 0 && access(path, F_OK) != 0)
+		path[length - tail] = '\0';
+}
+
+// --- 2. The seal -----------------------------------------------------------------------------
+
+// Global options that take their value as the next argument.
+static const char *const value_options[] = {
+	"--root", "--log", "--log-format", "--log-level", "--rootless", "--cgroup-manager", "--criu",
+};
+static const char *const plain_options[] = {
+	"--debug", "--systemd-cgroup", "--version", "-v", "-V", "--help", "-h",
+};
+// Commands that never run in, or join, a container's namespaces.  Any other gets the seal: a new
+// command is safe before it is fast.
+static const char *const outside_commands[] = {
+	"state", "start", "kill", "delete", "list", "ps", "pause", "resume", "update", "events",
+	"spec", "features", "explain", "help",
+};
+
+static bool
+among(const char *word, const char *const *list, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(word, list[i]) == 0)
+			return true;
+	return false;
+}
+
+// Whether the command may enter a container; true when in doubt.  _seal.py has the same tables.
+static bool
+enters_container(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++) {
+		const char *word = argv[i];
+		if (word[0] != '-')
+			return !among(word, outside_commands, LENGTH(outside_commands));
+		if (word[1] == '-' && strchr(word, '=') != NULL)
+			continue;
+		if (among(word, value_options, LENGTH(value_options)))
+			i++;
+		else if (!among(word, plain_options, LENGTH(plain_options)))
+			return true;
+	}
+	return false;  // no command: --help, --version or a usage error
+}
+
+static bool
+copy_file(int from, int to)
+{
+	struct stat st;
+
+	if (fstat(from, &st) < 0)
+		return false;
+	for (off_t done = 0; done < st.st_size;) {
+		ssize_t n = sendfile(to, from, &done, (size_t)(st.st_size - done));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return false;
+	}
+	return true;
+}
+
+static int
+make_memfd(int exe)
+{
+	unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+	int fd = memfd_create("pyrunc", flags | MFD_EXEC);
+
+	if (fd < 0 && errno == EINVAL)  // before Linux 6.3 every memfd was executable
+		fd = memfd_create("pyrunc", flags);
+	if (fd < 0)
+		return -1;
+	if (!copy_file(exe, fd) || fchmod(fd, 0500) < 0 || fcntl(fd, F_ADD_SEALS, ALL_SEALS) < 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+// Where a memfd may not be executed (vm.memfd_noexec=2): a file without a name, opened again for
+// reading, since a file open for writing can't be executed (ETXTBSY).  It can be written to by a
+// privileged container, after which it is thrown away: the next pyrunc makes its own.
+static int
+make_unlinked_copy(int exe, const char *directory)
+{
+	char link[64];
+	int reader = -1;
+	int fd = open(directory, O_TMPFILE | O_RDWR | O_EXCL | O_CLOEXEC, 0700);
+
+	if (fd < 0)
+		return -1;
+	if (copy_file(exe, fd) && fchmod(fd, UNLINKED_COPY_MODE) == 0) {
+		snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+		reader = open(link, O_RDONLY | O_CLOEXEC);
+	}
+	close(fd);
+	return reader;
+}
+
+// Become a private copy of this program.  Returns only on failure, with errno of the first attempt.
+static void
+seal(int exe, char *self, char **argv)
+{
+	static const char *const directories[] = {"/run", "/dev/shm", "/tmp"};
+	static char *no_arguments[] = {NULL, NULL};
+	int first_error = 0;
+
+	if (argv[0] == NULL)
+		argv = no_arguments;
+	argv[0] = self;
+	for (size_t i = 0; i <= LENGTH(directories); i++) {
+		int fd = i == 0 ? make_memfd(exe) : make_unlinked_copy(exe, directories[i - 1]);
+		if (fd >= 0) {
+			// Not fexecve(3), which falls back to /proc/self/fd and then needs the descriptor open.
+			syscall(SYS_execveat, fd, "", argv, environ, AT_EMPTY_PATH);
+			int error = errno;
+			close(fd);
+			errno = error;
+		}
+		if (first_error == 0)
+			first_error = errno;
+	}
+	errno = first_error;
+}
+
+// --- The package -----------------------------------------------------------------------------
+
+// The directory that holds pyrunc/, into `package` (PATH_MAX long): by where `self` was installed.
+static bool
+find_package(const char *self, char *package)
+{
+	static const char *const places[] = {
+		"/lib/python" PYTHON_VERSION "/site-packages",
+		"/lib/python" PYTHON_VERSION "/dist-packages",  // Debian: its python's own pip
+		"/lib64/python" PYTHON_VERSION "/site-packages",
+		"/lib/python3/dist-packages",  // a Debian package
+		"",  // pip install --target
+	};
+	char probe[PATH_MAX];
+	const char *slash = strrchr(self, '/');
+	size_t prefix = (size_t)(slash - self);
+
+	while (prefix > 0 && self[prefix - 1] != '/')  // from PREFIX/bin to PREFIX/
+		prefix--;
+	if (prefix > 0)
+		prefix--;
+	for (size_t i = 0; i < LENGTH(places); i++) {
+		int n = snprintf(package, PATH_MAX, "%.*s%s", (int)prefix, self, places[i]);
+		int m = snprintf(probe, sizeof probe, "%s/pyrunc/__init__.py", package);
+		if (n < PATH_MAX && m < (int)sizeof probe && access(probe, F_OK) == 0)
+			return true;
+	}
+	return false;
+}
+
+// --- 3. The embedded interpreter -------------------------------------------------------------
+
+// Each function of libpython that is used, found with dlsym: a libpython that isn't there is then
+// a case for the fallback, and not an error of the dynamic linker.
+#define PYTHON_API(X)              \
+	X(Py_PreInitialize)            \
+	X(PyPreConfig_InitIsolatedConfig) \
+	X(PyConfig_InitIsolatedConfig) \
+	X(PyConfig_SetBytesString)     \
+	X(PyConfig_SetBytesArgv)       \
+	X(PyWideStringList_Append)     \
+	X(PyStatus_Exception)          \
+	X(Py_DecodeLocale)             \
+	X(Py_ExitStatusException)      \
+	X(Py_InitializeFromConfig)     \
+	X(PyImport_ImportModule)       \
+	X(PyObject_CallMethod)         \
+	X(PyErr_Print)
+
+static struct {
+#define X(name) __typeof__(&name) name;
+	PYTHON_API(X)
+#undef X
+} py;
+
+static bool
+load_libpython(void)
+{
+	// RTLD_GLOBAL: extension modules look up the interpreter's symbols without naming a library.
+	void *library = dlopen(PYRUNC_LIBDIR "/" PYRUNC_LIBPYTHON, RTLD_NOW | RTLD_GLOBAL);
+
+	if (library == NULL)
+		library = dlopen(PYRUNC_LIBPYTHON, RTLD_NOW | RTLD_GLOBAL);
+	if (library == NULL)
+		return false;
+#define X(name)                                                \
+	py.name = (__typeof__(&name))dlsym(library, #name);        \
+	if (py.name == NULL)                                       \
+		return false;
+	PYTHON_API(X)
+#undef X
+	return access(PYRUNC_STDLIB "/encodings/__init__.py", F_OK) == 0;
+}
+
+static void
+check(PyStatus status)
+{
+	if (py.PyStatus_Exception(status))
+		py.Py_ExitStatusException(status);
+}
+
+static void
+set_path(PyConfig *config, wchar_t **field, const char *path)
+{
+	check(py.PyConfig_SetBytesString(config, field, path));
+}
+
+static void
+add_search_path(PyConfig *config, const char *path)
+{
+	wchar_t *wide = py.Py_DecodeLocale(path, NULL);  // never freed: one allocation, one process
+
+	if (wide == NULL)
+		die("out of memory");
+	check(py.PyWideStringList_Append(&config->module_search_paths, wide));
+}
+
+static void
+initialize(const char *self, const char *package, int argc, char **argv)
+{
+	PyPreConfig preconfig;
+	PyConfig config;
+
+	py.PyPreConfig_InitIsolatedConfig(&preconfig);
+	preconfig.utf8_mode = 1;  // file names and arguments: UTF-8 with surrogateescape in any locale
+	check(py.Py_PreInitialize(&preconfig));
+
+	py.PyConfig_InitIsolatedConfig(&config);  // no environment, no user site, argv not parsed
+	config.site_import = 0;
+	config.safe_path = 1;
+	config.write_bytecode = 0;
+	config.pathconfig_warnings = 0;
+	config.install_signal_handlers = 1;  // SIGPIPE as an errno; Ctrl-C as an exception that cleans up
+
+	// With all of these set, what getpath.py still finds beside us changes nothing.
+	set_path(&config, &config.executable, self);
+	set_path(&config, &config.base_executable, self);
+	set_path(&config, &config.prefix, PYRUNC_PREFIX);
+	set_path(&config, &config.base_prefix, PYRUNC_PREFIX);
+	set_path(&config, &config.exec_prefix, PYRUNC_PREFIX);
+	set_path(&config, &config.base_exec_prefix, PYRUNC_PREFIX);
+	set_path(&config, &config.stdlib_dir, PYRUNC_STDLIB);
+	config.module_search_paths_set = 1;
+	add_search_path(&config, PYRUNC_STDLIB);
+	add_search_path(&config, PYRUNC_DYNLOAD);
+	add_search_path(&config, package);  // last: nothing in it can shadow the standard library
+
+	check(py.PyConfig_SetBytesArgv(&config, argc, argv));
+	check(py.Py_InitializeFromConfig(&config));
+}
+
+static void __attribute__((noreturn))
+run_embedded(const char *self, const char *package, int argc, char **argv)
+{
+	initialize(self, package, argc, argv);
+	PyObject *module = py.PyImport_ImportModule("pyrunc.__main__");
+	// entry(launched) ends the process itself; being here again is a defect, told with a traceback.
+	if (module != NULL)
+		py.PyObject_CallMethod(module, "entry", "i", 1);
+	py.PyErr_Print();
+	fflush(NULL);
+	_exit(1);
+}
+
+// --- 4. An interpreter beside us -------------------------------------------------------------
+
+static void
+run_python(const char *self, const char *package, int argc, char **argv)
+{
+	static const char *const names[] = {
+		"python" PYTHON_VERSION, "python3.11", "python3.12", "python3.13", "python3.14", "python3",
+	};
+	static char *const options[] = {"-I", "-S", "-P", "-B", "-X", "utf8"};
+	char python[PATH_MAX], script[PATH_MAX], bin[PATH_MAX];
+	char **args = calloc((size_t)argc + LENGTH(options) + 3, sizeof *args);
+
+	if (args == NULL)
+		return;
+	snprintf(bin, sizeof bin, "%.*s", (int)(strrchr(self, '/') - self), self);
+	snprintf(script, sizeof script, "%.*s/pyrunc/__main__.py", PATH_MAX - 32, package);
+	size_t n = 1;
+	for (size_t i = 0; i < LENGTH(options); i++)
+		args[n++] = options[i];
+	args[n++] = script;
+	for (int i = 1; i < argc; i++)
+		args[n++] = argv[i];
+
+	// An isolated interpreter still believes these about where its standard library is (getpath.py).
+	unsetenv("PYTHONEXECUTABLE");
+	unsetenv("__PYVENV_LAUNCHER__");
+
+	const char *const directories[] = {bin, "/usr/bin", "/usr/local/bin"};
+	for (size_t v = 0; v < LENGTH(names); v++)
+		for (size_t d = 0; d < LENGTH(directories); d++) {
+			snprintf(python, sizeof python, "%.*s/%s", PATH_MAX - 32, directories[d], names[v]);
+			args[0] = python;
+			execv(python, args);
+		}
+	free(args);
+}
+
+int
+main(int argc, char **argv)
+{
+	char self[PATH_MAX], package[PATH_MAX];
+	int exe = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+
+	if (exe < 0)
+		die("open /proc/self/exe: %s (is /proc mounted?)", strerror(errno));
+	bool private_copy = is_private_copy(exe);
+	find_self(self, sizeof self, private_copy, argc > 0 ? argv[0] : NULL);
+	if (!private_copy && enters_container(argc, argv)) {
+		seal(exe, self, argv);
+		die("cannot run from a sealed copy of itself: %s (allow executable memfds with "
+		    "sysctl vm.memfd_noexec=0, or mount /run, /dev/shm or /tmp without noexec)",
+		    strerror(errno));
+	}
+	close(exe);
+
+	if (!find_package(self, package))
+		die("the pyrunc package is not beside %s (reinstall pyrunc)", self);
+	if (load_libpython())
+		run_embedded(self, package, argc, argv);
+	run_python(self, package, argc, argv);
+	die("%s and a python3 of version 3.11 or later are missing (install one of them)", PYRUNC_LIBPYTHON);
+}

@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container's cgroup, whatever the version (config-linux.md, Control groups).
+
+`plan` decides where it is; `Cgroup` makes it, puts processes in, finds, signals and freezes them,
+and removes it.  What differs between the versions is in cgroupv1.py and cgroupv2.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from . import cgroupfs, cgroupv1, cgroupv2
+from .errors import ConfigError, ContainerError, KernelError, PyruncError, kernel_error
+from .linux import fs
+from .paths import clean
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Literal
+
+    Mode = Literal["unified", "hybrid", "legacy"]
+
+MOUNT_POINT = "/sys/fs/cgroup"
+POINTER = "/linux/cgroupsPath"
+
+_SIGKILL = 9
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_BUSY = (errno.EBUSY, errno.ENOTEMPTY)
+_KILL_GRACE = 0.1  # for what cgroup.kill has killed to be gone
+_EINVAL_TRIES = 5
+_PIDS_SHOWN = 10
+
+
+def mode() -> Mode:
+    """How this machine has its cgroups mounted, judged as runc does: by the file systems at their places."""
+    if _type(MOUNT_POINT) == fs.CGROUP2_SUPER_MAGIC:
+        return "unified"
+    return "hybrid" if _type(cgroupv1.UNIFIED) == fs.CGROUP2_SUPER_MAGIC else "legacy"
+
+
+def _type(path: str) -> int:
+    try:
+        return fs.statfs_type(path)
+    except OSError:
+        return 0
+
+
+def plan(cgroups_path: str | None, container_id: str, *, systemd: bool = False) -> Cgroup:
+    """The cgroup of a container, nothing done yet.
+
+    An absolute `cgroupsPath` counts from where the hierarchy is mounted; a relative one, and the id
+    where none is given, from pyrunc's own cgroup.  `..` leads out of neither.
+    """
+    if systemd:
+        raise ConfigError(POINTER, "the systemd cgroup driver isn't in this build",
+                          hint="leave out --systemd-cgroup")
+    path = clean(cgroups_path or container_id)
+    if not path:
+        raise ConfigError(POINTER, f"{cgroups_path!a} names no cgroup that could be made",
+                          hint="a container needs a cgroup of its own")
+    if cgroups_path and cgroups_path.startswith("/"):
+        path = "/" + path
+    how = mode()
+    try:
+        own = cgroupfs.read("/proc/self/cgroup")
+        if how == "unified":
+            paths = {"": cgroupv2.path(path, own)}
+        else:
+            found = cgroupv1.hierarchies(how == "hybrid", cgroupfs.read("/proc/self/mountinfo"), own)
+            paths = {controller: hierarchy.path(path) for controller, hierarchy in found.items()}
+    except OSError as error:
+        raise kernel_error("find the cgroups of this process", error) from None
+    cgroup = Cgroup(how, paths)
+    cgroup.given = [path for path in cgroup.directories() if _exists(path)]
+    cgroup.pointer = POINTER if cgroups_path else ""
+    return cgroup
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError:
+        return False
+    return True
+
+
+class Cgroup:
+    """A cgroup in every hierarchy.
+
+    `paths` has the directory by controller ("" the v2 hierarchy), `given` those that were there
+    before us and so aren't ours to remove, `skipped` those that we aren't allowed to make (an
+    ordinary user's), told in `warnings`.
+    """
+
+    __slots__ = ("given", "mode", "paths", "pointer", "skipped", "warnings")
+
+    def __init__(self, mode: Mode, paths: Mapping[str, str]) -> None:
+        self.mode = mode
+        self.paths = dict(paths)
+        self.given: list[str] = []
+        self.skipped: list[str] = []
+        self.warnings: list[str] = []
+        self.pointer = ""
+
+    def to_data(self) -> dict[str, Any]:
+        """For state.json; to be written before `create`, and again after it."""
+        return {"mode": self.mode, "paths": self.paths, "given": self.given, "skipped": self.skipped}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Cgroup:
+        """What `to_data` described."""
+        cgroup = cls(data["mode"], data["paths"])
+        cgroup.given = list(data["given"])
+        cgroup.skipped = list(data["skipped"])
+        return cgroup
+
+    def directories(self) -> list[str]:
+        """Each directory once: controllers may share a hierarchy."""
+        return [path for path in dict.fromkeys(self.paths.values()) if path not in self.skipped]
+
+    # Making it, joining it
+
+    def create(self) -> None:
+        """Make the cgroup everywhere, or nowhere.
+
+        One that is there already serves if no process is in it, nor below it, and it isn't frozen:
+        otherwise it is somebody's, and a ContainerError names it.
+        """
+        made: list[str] = []
+        try:
+            for path in self.directories():
+                self._create(path, made)
+            if self.mode == "unified":
+                for path in self.directories():
+                    self.warnings += cgroupv2.enable_controllers(path)
+            elif "cpuset" in self.paths and self.paths["cpuset"] not in self.skipped:
+                cgroupv1.fill_cpuset(self.paths["cpuset"])
+            if self.frozen():
+                raise ContainerError(f"cgroup {self._freezer()} is frozen", pointer=self.pointer,
+                                     hint="a process put into it would never run")
+        except BaseException:
+            for path in reversed(made):
+                try:
+                    os.rmdir(path)
+                except OSError:
+                    continue
+            self.given = self.directories()  # whatever is there now is not ours
+            raise
+
+    def _create(self, path: str, made: list[str]) -> None:
+        try:
+            is_new = cgroupfs.make(path, made)
+        except OSError as error:
+            if error.errno in _DENIED and _is_unprivileged():
+                self.skipped.append(path)
+                self.warnings.append(f"cgroup {path} can't be made ({os.strerror(error.errno)}): left out")
+                return
+            raise kernel_error(f"make the cgroup {path}", error, syscall="mkdir",
+                               pointer=self.pointer) from None
+        if is_new:
+            self.given = [other for other in self.given if other != path]
+        elif pids := cgroupfs.pids_at(path):
+            raise ContainerError(f"cgroup {path} is not empty: {_name_pids(pids)}", pointer=self.pointer,
+                                 hint="each container needs a cgroup of its own")
+        elif path not in self.given:
+            self.given.append(path)
+
+    def add(self, pid: int) -> None:
+        """Put process `pid` into the cgroup; 0 is the calling process itself."""
+        for path in self.directories():
+            self._add(path, pid)
+
+    def _add(self, path: str, pid: int) -> None:
+        for left in reversed(range(_EINVAL_TRIES)):
+            try:
+                cgroupfs.write(f"{path}/cgroup.procs", str(pid))
+                return
+            except OSError as error:
+                number = error.errno or 0
+                # A process that is just being born answers EINVAL for a moment.
+                if number == errno.EINVAL and left:
+                    time.sleep(0.03)
+                    continue
+                if number in _DENIED and _is_unprivileged():
+                    self.skipped.append(path)
+                    self.warnings.append(f"cgroup {path} can't be joined ({os.strerror(number)}): left out")
+                    return
+                hint = ""
+                if number == errno.EBUSY:
+                    hint = "it passes controllers on to cgroups below it, so it can't hold processes"
+                elif number == errno.EOPNOTSUPP:
+                    hint = "it is threaded, or below a threaded one"
+                raise kernel_error(f"put process {pid or os.getpid()} into the cgroup {path}", error,
+                                   syscall="write", pointer=self.pointer, hint=hint) from None
+
+    def open_dir(self) -> int | None:
+        """A descriptor for clone3's CLONE_INTO_CGROUP, which knows v2 only; None where it won't do."""
+        if self.mode != "unified" or not self.directories():
+            return None
+        path = self.paths[""]
+        try:
+            return cgroupv2.descriptor(path)
+        except OSError as error:
+            raise kernel_error(f"open the cgroup {path}", error, syscall="open") from None
+
+    # The processes in it
+
+    def pids(self, recursive: bool = True) -> list[int]:
+        """The processes in the cgroup, and with `recursive` below it, in ascending order.
+
+        0 stands for those of another pid namespace.  Asked are the freezer and v2: these two are
+        what processes are signalled by.
+        """
+        paths = [self.paths[name] for name in ("freezer", "") if name in self.paths]
+        paths = [path for path in paths if path not in self.skipped]
+        return self._pids_at(paths or self.directories(), recursive)
+
+    def _pids_at(self, paths: list[str], recursive: bool = True) -> list[int]:
+        try:
+            return sorted({pid for path in paths for pid in cgroupfs.pids_at(path, recursive)})
+        except OSError as error:
+            raise kernel_error("list the processes of the cgroup", error) from None
+
+    def _everyone(self) -> list[int]:
+        return self._pids_at(self.directories())
+
+    def signal_all(self, signo: int, timeout: float = 10.0) -> None:
+        """Signal every process in the cgroup and below it, those born meanwhile included.
+
+        SIGKILL reaches frozen ones too, and returns once they are gone or after `timeout` seconds
+        (where the kernel has cgroup.kill for all of them, at once).
+        """
+        if signo == _SIGKILL:
+            self._kill_all(time.monotonic() + timeout)
+        else:
+            self._signal_once(signo)
+
+    def _signal_once(self, signo: int) -> None:
+        """While frozen they can neither fork nor go, so one pass reaches all."""
+        thaw = False
+        if not self.frozen():
+            try:
+                self.freeze()
+                thaw = True
+            except PyruncError:
+                pass  # unfrozen, then: the second look and SIGKILL's further rounds must do
+        try:
+            cgroupfs.signal(self._everyone(), signo, self._everyone)
+        except OSError as error:
+            raise kernel_error("signal the processes of the cgroup", error) from None
+        finally:
+            if thaw:
+                self.thaw()
+
+    def _kill_all(self, deadline: float) -> None:
+        killed = "" in self.paths and self.paths[""] not in self.skipped and cgroupv2.kill(self.paths[""])
+        if killed and self.mode == "unified":
+            return
+        # v1: a frozen process dies only when it is thawed.  And one may have left the v2 hierarchy's
+        # cgroup, but not ours in another, so cgroup.kill isn't the end of it.
+        self._thaw_tree()
+        grace = time.monotonic() + _KILL_GRACE if killed else 0.0
+        pause = 0.0005
+        own = os.getpid()
+        while [pid for pid in self._everyone() if pid not in (0, own)]:
+            now = time.monotonic()
+            if now >= deadline:
+                return
+            if now >= grace:
+                self._signal_once(_SIGKILL)
+                self._thaw_tree()
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+
+    # The freezer
+
+    def _freezer(self) -> str:
+        """The directory that freezes: v1's freezer where it is mounted (as runc), else v2."""
+        for name in ("freezer", ""):
+            if name in self.paths and self.paths[name] not in self.skipped:
+                return self.paths[name]
+        return ""
+
+    def _has_v1_freezer(self) -> bool:
+        return "freezer" in self.paths and self.paths["freezer"] not in self.skipped
+
+    def freeze(self) -> None:
+        """Stop every process in and below the cgroup where it stands; returns when they have."""
+        path = self._freezer()
+        if not path:
+            raise ContainerError("the container has no cgroup that could be frozen")
+        if os.getpid() in self.pids():
+            raise ContainerError(f"cgroup {path} holds this process: frozen, nobody could thaw it")
+        try:
+            if self._has_v1_freezer():
+                cgroupv1.freeze(path)
+            else:
+                cgroupv2.freeze(path)
+        except OSError as error:
+            raise kernel_error(f"freeze the cgroup {path}", error) from None
+
+    def thaw(self) -> None:
+        """Let them run again."""
+        path = self._freezer()
+        if not path:
+            return
+        try:
+            if self._has_v1_freezer():
+                cgroupv1.thaw(path)
+            else:
+                cgroupv2.thaw(path)
+        except OSError as error:
+            if error.errno not in cgroupfs.GONE:
+                raise kernel_error(f"thaw the cgroup {path}", error) from None
+
+    def _thaw_tree(self) -> None:
+        if self._has_v1_freezer():
+            try:
+                cgroupv1.thaw(self.paths["freezer"], recursive=True)
+            except OSError as error:
+                if error.errno not in cgroupfs.GONE:
+                    raise kernel_error(f"thaw the cgroup {self.paths['freezer']}", error) from None
+
+    def frozen(self) -> bool:
+        """Whether the cgroup is frozen, or about to be."""
+        path = self._freezer()
+        if not path:
+            return False
+        try:
+            return cgroupv1.frozen(path) if self._has_v1_freezer() else cgroupv2.frozen(path)
+        except OSError as error:
+            raise kernel_error(f"ask whether the cgroup {path} is frozen", error) from None
+
+    # Removing it
+
+    def destroy(self, timeout: float = 10.0) -> None:
+        """Remove what we made, and the cgroups that the container made below it.
+
+        Cgroups that were given to us stay.  A process in its last moments holds its cgroup, so a
+        busy one is tried again, for `timeout` seconds in all; then an error names the processes.
+        """
+        deadline = time.monotonic() + timeout
+        failure: PyruncError | None = None
+        for path in self.directories():
+            if path not in self.given:
+                try:
+                    _remove(path, deadline)
+                except (ContainerError, KernelError) as error:
+                    failure = failure or error  # the others still go
+        if failure is not None:
+            raise failure
+
+
+def _remove(path: str, deadline: float) -> None:
+    pause = 0.001
+    while True:
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in _BUSY:
+                raise kernel_error(f"remove the cgroup {path}", error, syscall="rmdir") from None
+        if _remove_below(path):
+            continue
+        if time.monotonic() >= deadline:
+            pids = cgroupfs.pids_at(path)
+            raise ContainerError(f"cgroup {path} can't be removed: {_name_pids(pids)}")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.1)
+
+
+def _remove_below(path: str) -> bool:
+    """Remove the cgroups below `path`; True if that has left it with none where it had some."""
+    try:
+        top = cgroupfs.open_directory(path)
+    except FileNotFoundError:
+        return True
+    try:
+        had = os.fstat(top).st_nlink > 2
+        for _ in cgroupfs.walk(top, removing=True):
+            pass
+        return had and os.fstat(top).st_nlink <= 2
+    except OSError as error:
+        if error.errno in cgroupfs.GONE:
+            return False
+        raise kernel_error(f"remove the cgroups below {path}", error) from None
+    finally:
+        os.close(top)
+
+
+def _name_pids(pids: list[int]) -> str:
+    """`process 7 is in it`, `processes 7, 8 are in it`, with those of other pid namespaces counted."""
+    known = [str(pid) for pid in sorted(set(pids)) if pid]
+    hidden = pids.count(0)
+    if not known and not hidden:
+        return "the kernel holds it, though no process is in it"
+    shown = ", ".join(known[:_PIDS_SHOWN])
+    if len(known) > _PIDS_SHOWN:
+        shown += f" and {len(known) - _PIDS_SHOWN} more"
+    if hidden:
+        shown += (" and " if shown else "") + f"{hidden} of another pid namespace"
+    one = len(known) + hidden == 1
+    return f"{'process' if one else 'processes'} {shown} {'is' if one else 'are'} in it"
+
+
+def _is_unprivileged() -> bool:
+    """Whether we are an ordinary user, or root of a user namespace only: may be denied a cgroup."""
+    if os.geteuid() != 0:
+        return True
+    try:
+        return cgroupfs.read("/proc/self/uid_map").split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False

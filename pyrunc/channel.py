@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire between the runtime and the container's init: JSON messages over a socketpair.
+
+The socket keeps message boundaries, so a message is a packet.  Nothing in a packet is trusted to be
+small or well-formed: past the fork the other end is a process that has entered a container.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .errors import PyruncError, from_data
+from .linux.fs import socketpair
+from .spec.load import dump, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_MESSAGE = 65536
+_MAX_TEXT = 8192
+
+
+class Channel:
+    """One end of the wire."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send a message.  Raises BrokenPipeError when the other end is gone."""
+        os.write(self.fd, dump({"kind": kind, **fields}).encode("utf-8", "surrogatepass"))
+
+    def send_error(self, error: PyruncError) -> None:
+        """Send an error, cut to fit."""
+        data = error.to_data()
+        for key in ("message", "pointer", "hint"):
+            data[key] = data[key][:_MAX_TEXT]
+        self.send("error", error=data)
+
+    def receive(self) -> dict[str, Any]:
+        """The next message.  Raises EOFError when the other end is gone, the error when it sent one."""
+        packet = os.read(self.fd, MAX_MESSAGE)
+        if not packet:
+            raise EOFError
+        message = parse(packet, "message")
+        if not isinstance(message, dict):
+            raise PyruncError("malformed message from the container's init")
+        if message.get("kind") == "error":
+            raise from_data(message["error"])
+        return message
+
+    def expect(self, kind: str) -> dict[str, Any]:
+        """The next message, which has to be a `kind`."""
+        message = self.receive()
+        if message.get("kind") != kind:
+            raise PyruncError(f"expected the message {kind}, got {message.get('kind')}")
+        return message
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def pair() -> tuple[Channel, Channel]:
+    """Two connected ends.  Raises OSError."""
+    first, second = socketpair()
+    return Channel(first), Channel(second)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: runc's, one small module a command.
+
+Only the module of the command that was asked for is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyrunc._version import __version__
+from pyrunc.cli.options import HELP, Option, parse, usage
+from pyrunc.errors import PyruncError, UsageError
+from pyrunc.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pyrunc.cli.options import Args
+
+COMMANDS = {
+    "create": "create a container from a bundle; it waits for start",
+    "delete": "delete a stopped container",
+    "explain": "print what creating the bundle's container would do, without doing it",
+    "features": "print what this build can do, as JSON",
+    "kill": "send a signal to a container's init",
+    "list": "list containers",
+    "run": "create and start a container, and wait for it",
+    "spec": "write a default config.json",
+    "start": "start a created container",
+    "state": "print a container's state as JSON",
+}
+
+GLOBAL_OPTIONS = (
+    Option("debug", help="log every step; show tracebacks"),
+    Option("log", kind="text", metavar="FILE", help="write the log to FILE (default: stderr)"),
+    Option("log-format", kind="text", metavar="FORMAT", default="text", help="text or json"),
+    Option("root", kind="text", metavar="DIR", help="where containers' state is kept (default: /run/pyrunc, "
+                                                    "or $XDG_RUNTIME_DIR/pyrunc for an ordinary user)"),
+    Option("systemd-cgroup", help="let systemd make the cgroup (not in this version)"),
+    Option("rootless", kind="text", metavar="true|false|auto", default="auto", help="ignore cgroup permission errors"),
+    Option("version", "v", help="print the version"),
+)
+
+
+class Context:
+    """The global options, for a command."""
+
+    __slots__ = ("command", "container_id", "log", "root", "systemd_cgroup")
+
+    def __init__(self) -> None:
+        self.log = Log()
+        self.root = ""
+        self.systemd_cgroup = False
+        self.command = ""
+        self.container_id = ""
+
+    def prefix(self) -> str:
+        """`create web: `: what was being done, before the error says what failed."""
+        words = [word for word in (self.command, self.container_id) if word]
+        return " ".join(words) + ": " if words else ""
+
+
+def main(argv: list[str]) -> int:
+    """Run one command line; the exit code."""
+    _open_standard_streams()
+    log = Log()
+    context = Context()
+    try:
+        args, rest = parse(argv, GLOBAL_OPTIONS, None, "pyrunc")
+        log = Log(args["log"], args["log-format"], args.flag("debug"))
+        context.log = log
+        return _dispatch(args, rest, context)
+    except PyruncError as error:
+        _fail(log, context.prefix() + str(error))
+        return error.exit_code
+    except OSError as error:  # a defect all the same: somebody should have said what failed
+        name = getattr(error, "syscall", "")
+        _fail(log, f"{name}: {error}" if name else str(error))
+        return 1
+    except RecursionError:
+        _fail(log, "too deeply nested")
+        return 1
+    except Exception as error:
+        _fail(log, f"internal error: {type(error).__name__}: {error} (run with --debug for a traceback)")
+        return 1
+
+
+def _fail(log: Log, message: str) -> None:
+    if log.debugging:
+        sys.excepthook(*sys.exc_info())
+    log("error", message.replace("\n", " "))
+
+
+def _open_standard_streams() -> None:
+    """A caller may close 0, 1 or 2; what is opened next would land there."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # the lowest free descriptor: this one
+            os.set_inheritable(fd, True)
+
+
+def _dispatch(args: Args, rest: list[str], context: Context) -> int:
+    if args.flag("version"):
+        from pyrunc.lifecycle import OCI_VERSION
+
+        # containerd's shim looks for "runc version X".
+        print(f"runc version {__version__}\npyrunc: {__version__}\nspec: {OCI_VERSION}")
+        return 0
+    if args.flag("help") or not rest or rest[0] == "help":
+        print(_help(), end="")
+        return 0 if args.flag("help") or rest else 1
+    name = rest[0]
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        found = get_close_matches(name, COMMANDS, 1)
+        raise UsageError(f'unknown command "{name}"', hint=f"did you mean {found[0]}?" if found else "pyrunc --help")
+    if args["rootless"] not in ("true", "false", "auto"):
+        raise UsageError(f'--rootless is true, false or auto, not "{args["rootless"]}"')
+    module = _load(name)
+    given, _ = parse(rest[1:], module.OPTIONS, module.ARGUMENTS, name)
+    context.command, context.container_id = name, given["container-id"]
+    if given.flag("help"):
+        print(usage(name, COMMANDS[name], module.OPTIONS, module.ARGUMENTS), end="")
+        return 0
+    root = args["root"]
+    if not root:
+        from pyrunc.state import default_root
+
+        root = default_root()
+    context.root = os.path.abspath(root)
+    context.systemd_cgroup = args.flag("systemd-cgroup")
+    status: int = module.run(given, context)
+    return status
+
+
+def _load(name: str) -> ModuleType:
+    return __import__(f"pyrunc.cli.{name}", fromlist=("run",))
+
+
+def _help() -> str:
+    lines = ["usage: pyrunc [global options] COMMAND [options] [arguments]", "", "commands:"]
+    lines += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines += ["", "global options:"]
+    for option in (*GLOBAL_OPTIONS, HELP):
+        left = f"--{option.name}" + (f" {option.metavar}" if option.takes_value else "")
+        lines.append(f"  {left:<30}{option.help}")
+    return "\n".join(lines) + "\n"

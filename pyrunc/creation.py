@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The create operation, step by step (runtime.md, Lifecycle, 1 to 5); init.py is the other half.
+
+What each step made is undone in reverse when a later one fails.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+
+from . import bundle as bundles
+from . import cgroup as cgroups
+from . import devices, init, mounts, namespaces, process
+from .channel import Channel, pair
+from .errors import ConfigError, ContainerError, HookError, PyruncError, UsageError, kernel_error
+from .hooks import hooks_of, run_hooks
+from .lifecycle import OCI_VERSION, Container
+from .linux import process as k
+from .rootfs import open_proc
+from .state import CONFIG, StateDir, process_start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .bundle import Bundle
+    from .cgroup import Cgroup
+    from .lifecycle import Report
+
+# Parts of config.json that this version refuses rather than ignore: without them the container would
+# be less confined than it was asked to be.
+_UNSUPPORTED = (
+    ("linux", "seccomp", "seccomp filters"),
+    ("linux", "mountLabel", "SELinux labels"),
+    ("linux", "intelRdt", "Intel RDT"),
+    ("linux", "netDevices", "moving network devices"),
+    ("process", "selinuxLabel", "SELinux labels"),
+    ("process", "apparmorProfile", "AppArmor profiles"),
+)
+
+
+class CreateOptions:
+    """What the command line adds to a bundle."""
+
+    __slots__ = ("console_fd", "console_socket", "keyring", "pid_file", "pivot", "preserve_fds", "systemd_cgroup")
+
+    def __init__(self, *, console_socket: str = "", pid_file: str = "", pivot: bool = True, keyring: bool = True,
+                 preserve_fds: int = 0, systemd_cgroup: bool = False, console_fd: int = -1) -> None:
+        self.console_socket = console_socket
+        self.pid_file = pid_file
+        self.pivot = pivot
+        self.keyring = keyring
+        self.preserve_fds = preserve_fds
+        self.systemd_cgroup = systemd_cgroup
+        # For a caller that relays a terminal itself: a socket over which the master is sent.
+        self.console_fd = console_fd
+
+
+def create(bundle_path: str, container_id: str, root: str, options: CreateOptions | None,
+           report: Report) -> Container:
+    """Container.create."""
+    options = options or CreateOptions()
+    if len(os.listdir("/proc/self/task")) > 1:
+        from .delegate import create_elsewhere
+
+        return create_elsewhere(bundle_path, container_id, root, options, report)
+    keep_fds = _preserved(options.preserve_fds)
+    directory = StateDir.claim(root, container_id)
+    try:
+        bundle = bundles.load(bundle_path)
+        creation = Creation(directory, bundle, options, keep_fds, report)
+    except BaseException:
+        directory.remove()
+        raise
+    return creation.run()
+
+
+def _preserved(count: int) -> list[int]:
+    """The descriptors 3… of --preserve-fds.  Raises UsageError if one isn't open."""
+    fds = list(range(3, 3 + count))
+    for fd in fds:
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise UsageError(f"--preserve-fds {count}: descriptor {fd} is not open") from None
+    return fds
+
+
+class Creation:
+    """One create on its way: what has been made so far, to be undone if the rest fails."""
+
+    __slots__ = ("bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran", "keep_fds", "mounts",
+                 "namespaces", "options", "pid", "process", "report")
+
+    def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
+                 report: Report) -> None:
+        config = bundle.config
+        self.bundle = bundle
+        self.options = options
+        self.keep_fds = keep_fds
+        self.report = report
+        self.pid = 0
+        self.hooks_ran = False
+        self.fds: list[int] = []
+        self.console_fd = -1
+        self.channel: Channel | None = None
+        _check_supported(bundle)
+        self.namespaces = namespaces.plan(config)
+        self.mounts = mounts.plan(config, bundle.path)
+        self.process = process.plan(config)
+        for warning in self.process.warnings if self.process else ():
+            report("warning", warning)
+        _warn_resources(bundle, report)
+        self._check_terminal()
+        linux = config.get("linux") or {}
+        self.cgroup: Cgroup = cgroups.plan(linux.get("cgroupsPath"), directory.id, systemd=options.systemd_cgroup)
+        now = time.time_ns()
+        self.container = Container(directory, {
+            "ociVersion": OCI_VERSION,
+            "id": directory.id,
+            "bundle": bundle.path,
+            "rootfs": bundle.rootfs,
+            "annotations": config.get("annotations") or {},
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9)) + f".{now % 10**9:09d}Z",
+            "owner": str(os.geteuid()),
+            "pid": 0,
+            "start_time": 0,
+            "creator": {"pid": os.getpid(), "start_time": process_start(os.getpid())},
+            "cgroup": self.cgroup.to_data(),
+            "pid_namespace": self.namespaces.has(k.CLONE_NEWPID) and not self.namespaces.joins_a(k.CLONE_NEWPID),
+            "host_mounts": not self.namespaces.has(k.CLONE_NEWNS),
+        }, report)
+
+    def _check_terminal(self) -> None:
+        wanted = self.process is not None and self.process.terminal
+        given = bool(self.options.console_socket) or self.options.console_fd >= 0
+        if wanted and not given:
+            # runc's words; clients match them.
+            raise UsageError("cannot allocate tty if runc will detach without setting console socket",
+                             hint="give --console-socket, or set process.terminal to false")
+        if given and not wanted:
+            raise UsageError("cannot use console socket if runc will not detach or allocate tty",
+                             hint="process.terminal is false in config.json")
+
+    def run(self) -> Container:
+        """All the steps.  Raises PyruncError after undoing them."""
+        was_enabled = gc.isenabled()
+        gc.disable()  # neither a __del__ nor a collection's copied pages in the child
+        try:
+            self._run()
+        except BaseException as error:
+            self._undo(error)
+            raise
+        finally:
+            if was_enabled:
+                gc.enable()
+            for fd in self.fds:
+                os.close(fd)
+            self.fds.clear()
+            self.namespaces.close()
+            if self.channel is not None:
+                self.channel.close()
+        self.container.directory.unlock()
+        return self.container
+
+    def _run(self) -> None:
+        directory = self.container.directory
+        directory.write(CONFIG, self.bundle.data)
+        directory.write_state(self.container.data or {})
+        self.namespaces.open()
+        self.cgroup.create()
+        for warning in self.cgroup.warnings:
+            self.report("debug", warning)
+        self._spawn()
+        channel = self.channel
+        assert channel is not None and self.container.data is not None
+        try:
+            if self.process is not None:
+                self.process.apply_from_parent(self.pid, self.fds[0])
+            channel.send("go")
+            channel.expect("mounted")
+            self._create_hooks()
+            channel.send("go")
+            channel.expect("ready")
+            self.container.data["pid"] = self.pid
+            self.container.data["start_time"] = process_start(self.pid)
+            self.container.data["cgroup"] = self.cgroup.to_data()
+            directory.write_state(self.container.data, durable=True)
+            self._write_pid_file()
+            channel.send("commit")
+        except (EOFError, BrokenPipeError):
+            raise self._death() from None
+
+    def _keep(self, fd: int) -> int:
+        self.fds.append(fd)
+        return fd
+
+    def _spawn(self) -> None:
+        config, options = self.bundle.config, self.options
+        proc = self._keep(open_proc())
+        fifo = self._keep(self.container.directory.make_fifo())
+        console_fd = options.console_fd
+        if options.console_socket:
+            from .console import connect
+
+            console_fd = self._keep(connect(options.console_socket))
+        ours, theirs = pair()
+        self.channel = ours
+        plan = init.InitPlan(
+            config=config, bundle=self.bundle.path, rootfs_path=self.bundle.rootfs,
+            container_id=self.container.id, channel=theirs, namespaces=self.namespaces, mounts=self.mounts,
+            device_nodes=devices.plan(config), process=self.process, cgroup=self.cgroup,
+            sources=self._open_sources(), proc=proc, fifo_fd=fifo, console_fd=console_fd,
+            keep_fds=self.keep_fds, pivot=options.pivot, keyring=options.keyring,
+            state=self.container.hook_state("creating", 0),
+        )
+        try:
+            self.pid = namespaces.spawn(
+                self.namespaces, proc, lambda pid: namespaces.write_id_maps(pid, proc, config),
+                lambda: init.main(plan))
+        finally:
+            theirs.close()
+        self.report("debug", f"init is process {self.pid}")
+        self.cgroup.add(self.pid)
+
+    def _open_sources(self) -> dict[int, int]:
+        """Bind sources for an init in a user namespace, which may not reach them itself."""
+        if not self.namespaces.create & k.CLONE_NEWUSER or os.geteuid() != 0:
+            return {}
+        sources = {}
+        for step in self.mounts:
+            if isinstance(step, mounts.BindMount):
+                sources[step.index] = self._keep(step.open_source())
+        return sources
+
+    def _create_hooks(self) -> None:
+        self.hooks_ran = bool(self.bundle.config.get("hooks"))
+        state = self.container.hook_state("creating", self.pid)
+        for kind in ("prestart", "createRuntime"):
+            run_hooks(kind, hooks_of(self.bundle.config, kind), state, pointer=f"/hooks/{kind}",
+                      cwd=self.bundle.path, report=lambda message: self.report("debug", message))
+
+    def _write_pid_file(self) -> None:
+        """The init's pid, there completely or not at all."""
+        path = self.options.pid_file
+        if not path:
+            return
+        head, _, name = path.rpartition("/")
+        temporary = f"{head}/.{name}" if head else f".{name}"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            try:
+                os.write(fd, str(self.pid).encode())
+            finally:
+                os.close(fd)
+            os.rename(temporary, path)
+        except OSError as error:
+            raise kernel_error(f"write the pid file {path}", error) from None
+
+    def _death(self) -> PyruncError:
+        """Why the init is gone, as far as its exit status tells."""
+        try:
+            status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:
+            return ContainerError("the container's init died")
+        self.pid = 0
+        if status == -9:
+            return ContainerError("the container's init was killed",
+                                  hint="out of memory? see the kernel's log and the cgroup's memory limit")
+        if status < 0:
+            return ContainerError(f"the container's init was killed by signal {-status}")
+        return ContainerError(f"the container's init exited with status {status} before it was ready")
+
+    def _undo(self, cause: BaseException) -> None:
+        """Leave the host as it was; a failure in that is told, the cause is what is raised."""
+        if self.channel is not None:
+            self.channel.close()
+        try:
+            if self.pid:
+                os.kill(self.pid, 9)  # our child, not waited for yet: the pid is its own
+                os.waitpid(self.pid, 0)
+        except OSError:
+            pass  # it was quicker
+        try:
+            poststop = self.hooks_ran or isinstance(cause, HookError)
+            self.container.destroy(poststop=poststop)
+        except PyruncError as error:
+            self.report("warning", f"cleaning up after a failed create: {error}")
+            self.container.directory.close()
+
+
+def _check_supported(bundle: Bundle) -> None:
+    for section, key, what in _UNSUPPORTED:
+        part = bundle.config.get(section) or {}
+        if part.get(key):  # type: ignore[attr-defined]
+            raise ConfigError(f"/{section}/{key}", f"{what} are not supported by this version of pyrunc"
+                              if what.endswith("s") else f"{what} is not supported by this version of pyrunc")
+
+
+def _warn_resources(bundle: Bundle, report: Report) -> None:
+    """Say which limits are not applied: nobody should believe in a limit that isn't there.
+
+    The device rules every default config.json has are told only with --debug.
+    """
+    resources = (bundle.config.get("linux") or {}).get("resources") or {}
+    for key, value in resources.items():
+        if value:
+            report("debug" if key == "devices" else "warning",
+                   f"/linux/resources/{key}: not applied by this version of pyrunc")

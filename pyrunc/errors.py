@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one exception tree.
+
+    PyruncError
+    ├── UsageError        the command line is wrong
+    ├── BundleError       the bundle's files are missing or unreadable
+    ├── ConfigError       config.json says something that can't be done
+    ├── ContainerError    the container is not in the state the operation needs
+    │   ├── ContainerExists
+    │   └── ContainerNotFound
+    ├── KernelError       a system call failed
+    └── HookError         a hook failed
+
+Each error says what failed, the JSON pointer in config.json it came from, the system call and
+errno, and the remedy where there is one.  All of it is data (`to_data`), because the container
+side sends its failures to the runtime over a socket.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class PyruncError(Exception):
+    """Something pyrunc was asked to do could not be done.
+
+    `message` is what failed in the user's words; `pointer` the JSON pointer in config.json
+    (RFC 6901, "" where none applies); `syscall` and `errno` what the kernel answered; `hint` the
+    remedy.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, message: str, *, pointer: str = "", syscall: str = "", errno: int = 0, hint: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.pointer = pointer
+        self.syscall = syscall
+        self.errno = errno
+        self.hint = hint
+
+    def __str__(self) -> str:
+        parts = [part for part in (self.pointer, self.message, self.syscall) if part]
+        if self.errno:
+            parts.append(errno_text(self.errno))
+        text = ": ".join(parts)
+        if self.hint:
+            text += f" ({self.hint})"
+        return text
+
+    def to_data(self) -> dict[str, Any]:
+        """The error as JSON-serialisable data; `from_data` turns it back."""
+        return {
+            "class": type(self).__name__,
+            "message": self.message,
+            "pointer": self.pointer,
+            "syscall": self.syscall,
+            "errno": self.errno,
+            "hint": self.hint,
+        }
+
+
+class UsageError(PyruncError):
+    """The command line is wrong."""
+
+
+class BundleError(PyruncError):
+    """The bundle's directory or its config.json is missing or unreadable."""
+
+
+class ConfigError(PyruncError):
+    """config.json says something that is invalid or can't be done here."""
+
+    def __init__(
+        self, pointer: str, message: str, *, syscall: str = "", errno: int = 0, hint: str = ""
+    ) -> None:
+        super().__init__(message, pointer=pointer, syscall=syscall, errno=errno, hint=hint)
+
+
+class ContainerError(PyruncError):
+    """The container is not in a state that allows the operation."""
+
+
+class ContainerExists(ContainerError):
+    """The id is taken."""
+
+    def __init__(self, container_id: str = "") -> None:
+        # Clients match this string; it is runc's.
+        super().__init__("container with given ID already exists")
+
+
+class ContainerNotFound(ContainerError):
+    """No container of that id is below the state root."""
+
+    def __init__(self, container_id: str = "") -> None:
+        super().__init__("container does not exist")
+
+
+class KernelError(PyruncError):
+    """A system call failed."""
+
+
+class HookError(PyruncError):
+    """A hook exited non-zero, was killed or timed out."""
+
+
+def errno_text(number: int) -> str:
+    """`permission denied (EACCES)`: the words clients look for, then the name to search for."""
+    name = _errno.errorcode.get(number, f"errno {number}")
+    return f"{os.strerror(number).lower()} ({name})"
+
+
+def kernel_error(what: str, error: OSError, *, syscall: str = "", pointer: str = "", hint: str = "") -> KernelError:
+    """A KernelError from an OSError: `what` was being done when `syscall` failed."""
+    # linux/ puts the call's name into OSError.filename's place when there is no path to tell.
+    return KernelError(what, pointer=pointer, syscall=syscall or getattr(error, "syscall", ""),
+                       errno=error.errno or 0, hint=hint)
+
+
+_CLASSES: dict[str, type[PyruncError]] = {
+    cls.__name__: cls
+    for cls in (PyruncError, UsageError, BundleError, ConfigError, ContainerError, KernelError, HookError)
+}
+
+
+def from_data(data: dict[str, Any]) -> PyruncError:
+    """The error that `to_data` described (an unknown class becomes PyruncError)."""
+    cls = _CLASSES.get(str(data.get("class")), PyruncError)
+    error = cls.__new__(cls)
+    PyruncError.__init__(
+        error,
+        str(data.get("message", "")),
+        pointer=str(data.get("pointer", "")),
+        syscall=str(data.get("syscall", "")),
+        errno=int(data.get("errno", 0)),
+        hint=str(data.get("hint", "")),
+    )
+    return error

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container side: from the fork to execve.  The trusted part: keep it small.
+
+It may import only what stands here.  After the root is entered nothing is imported, opened or
+dlopened by path, but the program itself: every module this needs was imported by the parent before
+the fork.  It talks to the parent over a channel, and leaves by execve or _exit.
+
+    parent                                    init
+    id maps, limits, cgroup     -- go -->     namespaces' content, mounts, devices
+    prestart, createRuntime     <- mounted -
+                                -- go -->     createContainer, pivot_root, masks, privileges
+    state.json                  <- ready --
+                                -- commit ->  waits on exec.fifo; startContainer; execve
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+from _socket import AF_INET, SOCK_DGRAM, socket
+from _struct import pack
+
+from . import console, devices, rootfs
+from .errors import PyruncError, kernel_error
+from .hooks import hooks_of, run_hooks
+from .linux import process as k
+from .namespaces import become_root
+from .rootfs import RootFs
+from .spec.load import dump
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import Any, NoReturn
+
+    from .cgroup import Cgroup
+    from .channel import Channel
+    from .devices import DeviceNode
+    from .mounts import MountStep
+    from .namespaces import NamespacePlan
+    from .process import ProcessPlan
+    from .spec.types import Config, Process
+else:
+    import _signal  # what `signal` wraps; that one costs importing enum
+
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+_FIFO_POLL_MS = 2
+_STOP_SIGNALS = (1, 2, 3, 6, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30)
+
+
+class InitPlan:
+    """Everything the init needs, made by the parent before the fork."""
+
+    __slots__ = ("bundle", "cgroup", "channel", "config", "console_fd", "devices", "fifo_fd", "id", "keep_fds",
+                 "keyring", "mounts", "namespaces", "pivot", "proc", "process", "rootfs", "sources", "state")
+
+    def __init__(self, *, config: Config, bundle: str, rootfs_path: str, container_id: str, channel: Channel,
+                 namespaces: NamespacePlan, mounts: list[MountStep], device_nodes: list[DeviceNode],
+                 process: ProcessPlan | None, cgroup: Cgroup | None, sources: dict[int, int], proc: int,
+                 fifo_fd: int, console_fd: int, keep_fds: list[int], pivot: bool, keyring: bool,
+                 state: dict[str, Any]) -> None:
+        self.config = config
+        self.bundle = bundle
+        self.rootfs = rootfs_path
+        self.id = container_id
+        self.channel = channel
+        self.namespaces = namespaces
+        self.mounts = mounts
+        self.devices = device_nodes
+        self.process = process
+        self.cgroup = cgroup
+        self.sources = sources
+        self.proc = proc
+        self.fifo_fd = fifo_fd
+        self.console_fd = console_fd
+        self.keep_fds = keep_fds
+        self.pivot = pivot
+        self.keyring = keyring
+        self.state = state
+
+    def own_fds(self) -> list[int]:
+        """The descriptors the init lives on, until execve closes them."""
+        fds = [self.channel.fd, self.proc, self.fifo_fd, self.console_fd, *self.sources.values()]
+        fds += [join.fd for join in self.namespaces.joins]
+        return [fd for fd in fds if fd >= 0]
+
+
+def main(plan: InitPlan) -> NoReturn:
+    """Become the container.  Every failure goes to whoever waits: `create`, later `start`."""
+    fifo = -1
+    try:
+        _detach(plan)
+        root = _build(plan)
+        program = _enter(plan, root)
+        plan.channel.send("ready")
+        plan.channel.expect("commit")
+        plan.channel.close()
+        fifo = _wait_for_start(plan, root)
+        _run(plan, program)
+    except EOFError:
+        pass  # the parent is gone: nobody wants this container any more
+    except PyruncError as error:
+        _report(plan, fifo, error)
+    except OSError as error:
+        _report(plan, fifo, kernel_error("container init", error))
+    except BaseException as error:  # no traceback: it would read files below the container's root
+        _report(plan, fifo, PyruncError(f"container init: {type(error).__name__}: {error}"))
+    finally:
+        os._exit(1)
+
+
+def _report(plan: InitPlan, fifo: int, error: PyruncError) -> None:
+    try:
+        if fifo >= 0:
+            os.write(fifo, dump(error.to_data()).encode("utf-8", "surrogatepass"))
+        else:
+            plan.channel.send_error(error)
+    except OSError:
+        pass  # nobody listens
+
+
+def _detach(plan: InitPlan) -> None:
+    """Leave the caller's session, close what it left open, wait until the parent has placed us."""
+    namespaces = plan.namespaces
+    _signal.set_wakeup_fd(-1)  # `run` has one, which we are about to close
+    if not namespaces.create & k.CLONE_NEWUSER:
+        # With a user namespace /proc/PID/uid_map must belong to its maker until it is written.
+        k.prctl(k.PR_SET_DUMPABLE, 0)
+    _close_others(sorted({0, 1, 2, *plan.keep_fds, *plan.own_fds()}))
+    try:
+        os.setsid()
+    except PermissionError:
+        pass  # a session leader already (a pid namespace's first process can be)
+    plan.channel.expect("go")
+    if namespaces.create & k.CLONE_NEWUSER:
+        become_root()
+        k.prctl(k.PR_SET_DUMPABLE, 0)
+    if plan.keyring:
+        _join_keyring(plan.id)
+    # Only now: the namespace is rooted in the cgroup we stand in.
+    if namespaces.create & k.CLONE_NEWCGROUP:
+        k.unshare(k.CLONE_NEWCGROUP)
+
+
+def _close_others(keep: list[int]) -> None:
+    """Close every descriptor but `keep` (sorted): what the caller had open is none of the container's."""
+    previous = -1
+    for fd in keep:
+        if fd > previous + 1:
+            os.closerange(previous + 1, fd)
+        previous = fd
+    k.close_from(previous + 1)
+
+
+def _join_keyring(container_id: str) -> None:
+    """A session keyring of the container's own (keyrings(7)); kernels without keyrings are fine."""
+    try:
+        key = k.join_session_keyring(f"_ses.{container_id}")
+        # Give the processes of the container, which may be another user, search and link, as runc does.
+        permissions = int(k.describe_key(key).split(";")[3], 16)
+        k.set_key_permissions(key, permissions | 0x080000)
+    except OSError as error:
+        if error.errno == 122:
+            raise kernel_error("make a session keyring", error,
+                               hint="/proc/sys/kernel/keys/maxkeys is reached; or use --no-new-keyring") from None
+        if error.errno not in (38, 1, 13):  # no keyrings in this kernel; forbidden by the caller's seccomp
+            raise
+
+
+def _build(plan: InitPlan) -> RootFs:
+    """Fill the namespaces: network, names, the tree of mounts, devices."""
+    config, namespaces = plan.config, plan.namespaces
+    os.umask(0)  # modes below are what they say
+    if namespaces.create & k.CLONE_NEWNET:
+        _loopback_up()
+    if config.get("hostname"):
+        k.sethostname(config.get("hostname") or "")
+    if config.get("domainname"):
+        k.setdomainname(config.get("domainname") or "")
+    proc_self = os.open("self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=plan.proc)
+    root = RootFs(
+        rootfs.attach(plan.rootfs, namespaces.create, config),
+        plan.rootfs,
+        proc_self,
+        private=bool(namespaces.create & k.CLONE_NEWNS),
+        user_namespace=namespaces.has(k.CLONE_NEWUSER),
+        cgroup_namespace=namespaces.has(k.CLONE_NEWCGROUP),
+        cgroup=plan.cgroup,
+        sources=plan.sources,
+    )
+    for step in plan.mounts:
+        step.apply(root)
+    for node in plan.devices:
+        node.apply(root)
+    if plan.devices:
+        devices.make_links(root)
+    plan.channel.send("mounted")
+    plan.channel.expect("go")
+    return root
+
+
+def _loopback_up() -> None:
+    """Set `lo` up in a new network namespace, as runc does (netdevice(7), SIOCSIFFLAGS)."""
+    query = socket(AF_INET, SOCK_DGRAM)
+    try:
+        fcntl.ioctl(query.fileno(), _SIOCSIFFLAGS, pack("=16sH22x", b"lo", _IFF_UP))
+    finally:
+        query.close()
+
+
+def _hooks(plan: InitPlan, kind: str, status: str, cwd: str) -> None:
+    hooks = hooks_of(plan.config, kind)
+    if hooks:
+        process: Process = plan.config.get("process") or {"cwd": "/"}
+        # In the container the pid is the one seen there (runtime.md, State).
+        state = {**plan.state, "status": status, "pid": os.getpid()}
+        run_hooks(kind, hooks, state, pointer=f"/hooks/{kind}", cwd=cwd,
+                  env_default=process.get("env") if kind == "startContainer" else None)
+
+
+def _enter(plan: InitPlan, root: RootFs) -> str:
+    """Enter the root; do everything that can fail now; drop the privileges.  The program's path."""
+    linux = plan.config.get("linux") or {}
+    process = plan.process
+    _hooks(plan, "createContainer", "creating", plan.bundle)
+    if process is not None and process.terminal:
+        size = process.config.get("consoleSize")
+        console.set_up(root, plan.console_fd, (size["height"], size["width"]) if size else None, process.uid)
+    if not root.private:
+        rootfs.change_root(root)
+    elif plan.pivot:
+        rootfs.pivot(root)
+    else:
+        rootfs.move_root(root)
+    if process is not None:
+        process.prepare(root.fd, root.proc_self)
+    rootfs.finish_mounts(root, plan.config)
+    _sysctls(plan.proc, linux.get("sysctl") or {})
+    rootfs.readonly_paths(root, list(linux.get("readonlyPaths") or ()))
+    rootfs.mask_paths(root, list(linux.get("maskedPaths") or ()))
+    os.close(root.fd)
+    if process is None:
+        return ""
+    process.apply_scheduling()
+    process.drop_privileges()
+    # Entering other credentials makes a process dumpable or not by its own rules: decide again.
+    k.prctl(k.PR_SET_DUMPABLE, 0)
+    return process.find_program()
+
+
+def _sysctls(proc: int, sysctl: dict[str, str]) -> None:
+    """Write linux.sysctl below the host's procfs, which shows the values of the namespaces we are in."""
+    for name, value in sysctl.items():
+        pointer = "/linux/sysctl/" + name.replace("~", "~0").replace("/", "~1")
+        path = "sys/" + (name if "/" in name else name.replace(".", "/"))
+        try:
+            fd = rootfs.openat2_proc(proc, path, os.O_WRONLY)
+            try:
+                os.write(fd, value.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise kernel_error(f'sysctl {name}="{value}"', error, pointer=pointer) from None
+
+
+def _wait_for_start(plan: InitPlan, root: RootFs) -> int:
+    """Block until `start` opens the fifo and has taken it away; the fifo's descriptor.
+
+    A signal that ends a process ends this one, although the kernel spares the first process of a pid
+    namespace signals without a handler.
+    """
+    for number in _STOP_SIGNALS:
+        _signal.signal(number, _stop)
+    fifo = os.open(f"fd/{plan.fifo_fd}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=root.proc_self)
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
+    # `start` unlinks the fifo and then knows that nobody will find the container `created` again.
+    # Should it die before that, we have not started either.
+    poller = select.poll()
+    poller.register(fifo, 0)
+    while os.fstat(fifo).st_nlink:
+        if poller.poll(_FIFO_POLL_MS):  # POLLERR: no reader is left
+            os._exit(1)
+    return fifo
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    os._exit(128 + number)
+
+
+def _run(plan: InitPlan, program: str) -> None:
+    """The startContainer hooks, then the program."""
+    if plan.process is None:
+        raise PyruncError("the container has no process to start", pointer="/process")
+    _hooks(plan, "startContainer", "created", "/")
+    k.close_on_exec_from(3)
+    for fd in plan.keep_fds:
+        os.set_inheritable(fd, True)
+    for number in range(1, 65):
+        if number not in (9, 19, 32, 33):  # KILL and STOP can't be, glibc keeps 32 and 33
+            _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    plan.process.execute(program)

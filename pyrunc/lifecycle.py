@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""create, start, state, kill, delete: the host side, in the order of runtime.md.
+
+    container = Container.create("/path/to/bundle", "web")
+    container.start()
+    container.state()["status"]
+    container.kill(signal.SIGTERM)
+    container.delete()
+
+Nothing here exits, changes directory or sets a signal's disposition.  Status is derived from the
+process and the fifo each time it is asked for, never stored.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from . import cgroup as cgroups
+from . import state as states
+from .errors import ContainerError, ContainerNotFound, PyruncError, from_data, kernel_error
+from .hooks import hooks_of, run_hooks, run_hooks_warn
+from .linux import mount as k
+from .spec.load import load_config, parse
+from .state import StateDir, process_start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable
+    from typing import Any
+
+    from .cgroup import Cgroup
+    from .creation import CreateOptions
+    from .spec.types import Config
+
+    Report = Callable[[str, str], None]
+else:
+    import _signal  # what `signal` wraps; that one costs importing enum
+
+OCI_VERSION = "1.3.0"
+DELETE_TIMEOUT = 10.0  # seconds for a killed init to be gone, as runc
+_POLL = 0.005
+
+
+def silent(_level: str, _message: str) -> None:
+    """The default `report(level, message)`: levels are debug, info, warning, error."""
+
+
+class Container:
+    """A container: its directory below the state root and what state.json says of it."""
+
+    __slots__ = ("_config", "data", "directory", "report")
+
+    def __init__(self, directory: StateDir, data: dict[str, Any] | None, report: Report = silent) -> None:
+        self.directory = directory
+        self.data = data
+        self.report = report
+        self._config: Config | None = None
+
+    # Finding one
+
+    @classmethod
+    def load(cls, container_id: str, root: str = "", report: Report = silent) -> Container:
+        """The container `container_id` below the state root `root`.  Raises ContainerNotFound."""
+        directory = StateDir.find(root or states.default_root(), container_id)
+        return cls(directory, directory.read_state(), report)
+
+    @classmethod
+    def create(cls, bundle: str, container_id: str, root: str = "", options: CreateOptions | None = None,
+               report: Report = silent) -> Container:
+        """Create a container from the bundle; its init waits for `start` (runtime.md, Create).
+
+        Raises PyruncError, and leaves nothing behind then.  A threaded program is served by a
+        process of its own: forking is safe only with one thread.
+        """
+        from .creation import create
+
+        return create(bundle, container_id, root or states.default_root(), options, report)
+
+    @property
+    def id(self) -> str:
+        return self.directory.id
+
+    @property
+    def pid(self) -> int:
+        """The init's pid, 0 before there is one."""
+        return int(self.data["pid"]) if self.data else 0
+
+    @property
+    def config(self) -> Config:
+        """config.json as it was at create."""
+        if self._config is None:
+            self._config = load_config(self.directory.read(states.CONFIG))
+        return self._config
+
+    @property
+    def cgroup(self) -> Cgroup | None:
+        if self.data and self.data.get("cgroup"):
+            return cgroups.Cgroup.from_data(self.data["cgroup"])
+        return None
+
+    def refresh(self) -> None:
+        """Read state.json again."""
+        self.data = self.directory.read_state()
+
+    # What state it is in
+
+    def alive(self) -> bool:
+        """Whether the init is the process that create made, and has not exited."""
+        return bool(self.pid) and process_start(self.pid) == (self.data or {}).get("start_time")
+
+    def status(self) -> str:
+        """creating, created, running, paused or stopped."""
+        if self.data is None or not self.pid:
+            return "creating" if self._being_created() else "stopped"
+        if not self.alive():
+            return "stopped"
+        cgroup = self.cgroup
+        if cgroup is not None and cgroup.frozen():
+            return "paused"
+        return "created" if self.directory.has_fifo() else "running"
+
+    def _being_created(self) -> bool:
+        if self.data is None:  # between mkdir and the first state.json its maker holds the lock
+            return self.directory.locked()
+        creator = self.data["creator"]
+        return bool(process_start(creator["pid"]) == creator["start_time"])
+
+    def state(self) -> dict[str, Any]:
+        """The state of runtime.md, State, with runc's additions rootfs, created and owner."""
+        status = self.status()
+        data = self.data or {}
+        return {
+            "ociVersion": data.get("ociVersion", OCI_VERSION),
+            "id": self.id,
+            "pid": 0 if status in ("stopped", "creating") else self.pid,
+            "status": status,
+            "bundle": data.get("bundle", ""),
+            "rootfs": data.get("rootfs", ""),
+            "created": data.get("created", ""),
+            **({"annotations": data["annotations"]} if data.get("annotations") else {}),
+            "owner": data.get("owner", ""),
+        }
+
+    def hook_state(self, status: str, pid: int) -> dict[str, Any]:
+        """What a hook reads on stdin."""
+        data = self.data or {}
+        return {
+            "ociVersion": data.get("ociVersion", OCI_VERSION),
+            "id": self.id,
+            "status": status,
+            **({"pid": pid} if pid else {}),
+            "bundle": data.get("bundle", ""),
+            "annotations": data.get("annotations") or {},
+        }
+
+    # start
+
+    def start(self) -> None:
+        """Run the program (runtime.md, Start).  Returns when it has been executed.
+
+        A startContainer or poststart hook that fails, or a program that can't be executed, is an
+        error; the container is then stopped and deleted, as the lifecycle says.
+        """
+        self.directory.lock()
+        try:
+            self.refresh()
+            self._start()
+        finally:
+            if self.directory.fd >= 0:
+                self.directory.unlock()
+
+    def _start(self) -> None:
+        status = self.status()
+        if status != "created":
+            # runc's words; clients match them.
+            raise ContainerError({
+                "stopped": "cannot start a container that has stopped",
+                "running": "cannot start an already running container",
+            }.get(status, f"cannot start a container in the {status} state"))
+        if not self.config.get("process"):
+            raise ContainerError("cannot start a container without a process", pointer="/process")
+        try:
+            self._release()
+            run_hooks("poststart", hooks_of(self.config, "poststart"), self.hook_state("running", self.pid),
+                      pointer="/hooks/poststart", cwd=(self.data or {}).get("bundle"), report=self._progress)
+        except PyruncError as error:
+            self._abandon(error)
+            raise
+
+    def _progress(self, message: str) -> None:
+        self.report("debug", message)
+
+    def _release(self) -> None:
+        """Open the fifo the init waits on, and wait for its execve or its error.
+
+        The fifo is taken away before the init goes on (init.py waits for that), so a container never
+        runs and is found `created`; if we die before, it doesn't run.
+        """
+        fifo = os.open(states.FIFO, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC,
+                       dir_fd=self.directory.fd)
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            os.close(fifo)
+            raise ContainerError("the container's init has died") from None
+        try:
+            os.unlink(states.FIFO, dir_fd=self.directory.fd)
+            said = _read_until_closed(fifo, pidfd)
+        finally:
+            os.close(fifo)
+            os.close(pidfd)
+        if said is None:
+            raise ContainerError("the container's init has died before it was started")
+        if said:
+            error = parse(said, "init's error")
+            raise from_data(error if isinstance(error, dict) else {"message": "malformed error"})
+
+    def _abandon(self, cause: PyruncError) -> None:
+        """Stop and destroy after a failed start; a second failure is only told."""
+        self.report("debug", f"start failed, stopping the container: {cause}")
+        try:
+            self._kill_init()
+            self.destroy()
+        except PyruncError as error:
+            self.report("warning", f"cleaning up after a failed start: {error}")
+
+    # kill
+
+    def kill(self, number: int, everyone: bool = False) -> None:
+        """Send signal `number` to the init, or with `everyone` to all processes (runtime.md, Kill).
+
+        Raises ContainerError "container not running" when it is neither created nor running.
+        """
+        status = self.status()
+        if everyone:
+            cgroup = self.cgroup
+            if cgroup is not None:
+                cgroup.signal_all(number)
+            return
+        if status in ("stopped", "creating"):
+            raise ContainerError("container not running")
+        if number == _signal.SIGKILL and not self._has_pid_namespace():
+            # Nobody dies with the init when there is no pid namespace: all of them are the container.
+            self._send(number)
+            cgroup = self.cgroup
+            if cgroup is not None:
+                cgroup.signal_all(number)
+            return
+        self._send(number)
+        if number == _signal.SIGKILL and status == "paused":
+            cgroup = self.cgroup
+            if cgroup is not None:
+                cgroup.thaw()  # cgroup v1: a frozen process dies only when thawed
+
+    def _has_pid_namespace(self) -> bool:
+        return bool((self.data or {}).get("pid_namespace", True))
+
+    def _send(self, number: int) -> None:
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            raise ContainerError("container not running") from None
+        try:
+            # The pid may have been used again; what the descriptor names can't change any more.
+            if not self.alive():
+                raise ContainerError("container not running")
+            _signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            raise ContainerError("container not running") from None
+        except OSError as error:
+            raise kernel_error(f"send signal {number} to the container", error, syscall="pidfd_send_signal") from None
+        finally:
+            os.close(pidfd)
+
+    def _kill_init(self) -> None:
+        """SIGKILL everything and wait until the init is gone.  Raises ContainerError after DELETE_TIMEOUT."""
+        if self.alive():
+            try:
+                self.kill(_signal.SIGKILL)
+            except ContainerError:
+                pass
+            deadline = time.monotonic() + DELETE_TIMEOUT
+            while self.alive():
+                if time.monotonic() >= deadline:
+                    raise ContainerError("container init still running")
+                time.sleep(_POLL)
+
+    # delete
+
+    def delete(self, force: bool = False) -> None:
+        """Undo what create made (runtime.md, Delete); `force` kills first.
+
+        Only a stopped container can be deleted without `force`: one that is merely created is
+        refused too, as the specification demands (runc deletes it).
+        """
+        self.directory.lock()
+        try:
+            self.refresh()
+            status = self.status()
+            if status != "stopped":
+                if not force:
+                    raise ContainerError(f"cannot delete container {self.id} that is not stopped: {status}",
+                                         hint="kill it first, or use --force")
+                self._kill_init()
+            self.destroy()
+        finally:
+            if self.directory.fd >= 0:
+                self.directory.unlock()
+
+    def destroy(self, poststop: bool = True) -> None:
+        """Remove processes, cgroup, mounts, the directory; then the poststop hooks."""
+        config = self._config_or_none()
+        data = self.data or {}
+        cgroup = self.cgroup
+        if cgroup is not None:
+            if not data.get("pid_namespace", True) or not data.get("pid"):
+                cgroup.signal_all(_signal.SIGKILL)
+            self._destroy_cgroup(cgroup)
+        if data.get("host_mounts") and data.get("rootfs"):
+            _unmount(data["rootfs"])
+        self.directory.remove()
+        if poststop and config is not None:
+            for warning in run_hooks_warn("poststop", hooks_of(config, "poststop"), self.hook_state("stopped", 0),
+                                          pointer="/hooks/poststop", cwd=_if_directory(data.get("bundle", "/")),
+                                          report=self._progress):
+                self.report("warning", warning)
+
+    def _destroy_cgroup(self, cgroup: Cgroup) -> None:
+        try:
+            cgroup.destroy(timeout=1.0)
+        except PyruncError:
+            # Somebody the container left behind, in a pid namespace it joined or made: they go too.
+            cgroup.signal_all(_signal.SIGKILL)
+            cgroup.destroy()
+
+    def _config_or_none(self) -> Config | None:
+        """The configuration if there is one yet: a create that was killed may have left none."""
+        try:
+            return self.config
+        except (OSError, PyruncError):
+            return None
+
+
+def _if_directory(path: str) -> str:
+    return path if os.path.isdir(path) else "/"
+
+
+def _unmount(rootfs: str) -> None:
+    """Take away the mounts a container without a mount namespace made on the host."""
+    try:
+        k.umount(rootfs, k.MNT_DETACH)
+    except OSError as error:
+        if error.errno not in (2, 22):  # not there, not a mount point: done already
+            raise kernel_error(f"unmount {rootfs}", error) from None
+
+
+def _read_until_closed(fifo: int, pidfd: int) -> bytes | None:
+    """What the init writes until execve (or its exit) closes the fifo; None if it died before it opened it."""
+    poller = select.poll()
+    poller.register(fifo, select.POLLIN)
+    poller.register(pidfd, select.POLLIN)
+    said = b""
+    opened = False
+    while True:
+        events = dict(poller.poll())
+        if fifo in events:
+            opened = True
+            chunk = os.read(fifo, 65536) if events[fifo] & select.POLLIN else b""
+            if not chunk:
+                return said
+            said += chunk
+        elif pidfd in events:
+            return said if opened else None
+
+
+def load_all(root: str = "", report: Report = silent) -> list[Container]:
+    """Every container below the state root; one that vanishes meanwhile is left out."""
+    found = []
+    base = root or states.default_root()
+    for container_id in states.list_ids(base):
+        try:
+            found.append(Container.load(container_id, base, report))
+        except ContainerNotFound:
+            continue
+        except PyruncError as error:
+            report("warning", f"{container_id}: {error}")
+    return found
+
+
+def force_delete(container_id: str, root: str = "", report: Report = silent) -> None:
+    """delete --force: no error if there is no such container."""
+    try:
+        container = Container.load(container_id, root, report)
+    except ContainerNotFound:
+        return
+    container.delete(force=True)

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config.json's `process`: limits, scheduling, user, privileges, and the program (config.md, Process).
+
+Planned on the host side; what only the parent may do (limits, the OOM score) is done there, the
+rest by the init after it has entered the root, privileges last.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from . import capabilities
+from .errors import ConfigError, PyruncError, kernel_error
+from .linux import process as k
+from .passwd import home_directory
+from .paths import clean, make_directory
+from .rlimits import RLIMITS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .spec.types import Config, Process
+
+_POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4,
+             "SCHED_IDLE": 5, "SCHED_DEADLINE": 6}
+_SCHED_FLAGS = {
+    "SCHED_FLAG_RESET_ON_FORK": 0x01, "SCHED_FLAG_RECLAIM": 0x02, "SCHED_FLAG_DL_OVERRUN": 0x04,
+    "SCHED_FLAG_KEEP_POLICY": 0x08, "SCHED_FLAG_KEEP_PARAMS": 0x10, "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
+    "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
+}
+_IOPRIO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+_PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
+_MPOL_MODES = {"MPOL_DEFAULT": 0, "MPOL_PREFERRED": 1, "MPOL_BIND": 2, "MPOL_INTERLEAVE": 3, "MPOL_LOCAL": 4,
+               "MPOL_PREFERRED_MANY": 5, "MPOL_WEIGHTED_INTERLEAVE": 6}
+_MPOL_FLAGS = {"MPOL_F_STATIC_NODES": 1 << 15, "MPOL_F_RELATIVE_NODES": 1 << 14, "MPOL_F_NUMA_BALANCING": 1 << 13}
+_MAX_NODE = 1024
+
+DEFAULT_PATH = "/bin:/usr/bin"  # confstr(_CS_PATH), what execvp(3) uses without PATH
+DEFAULT_UMASK = 0o022
+
+
+class ProcessPlan:
+    """What becomes of the init; `lines` tell it in order for `explain`."""
+
+    __slots__ = ("args", "capabilities", "config", "cwd", "env", "gid", "groups", "lines", "linux", "rlimits",
+                 "terminal", "uid", "umask", "warnings")
+
+    def __init__(self, config: Config, process: Process) -> None:
+        user = process.get("user") or {}
+        self.config = process
+        self.linux = config.get("linux") or {}
+        self.args = list(process.get("args") or ())
+        self.cwd = process.get("cwd") or "/"
+        self.env: dict[str, str] = {}
+        for entry in process.get("env") or ():
+            key, _, value = entry.partition("=")
+            self.env[key] = value
+        self.uid = user.get("uid") or 0
+        self.gid = user.get("gid") or 0
+        self.groups = list(user.get("additionalGids") or ())
+        umask = user.get("umask")
+        self.umask = DEFAULT_UMASK if umask is None else umask & 0o777
+        self.terminal = bool(process.get("terminal"))
+        self.rlimits: list[tuple[str, int, int, int, str]] = []
+        self.warnings: list[str] = []
+        self.lines: list[tuple[str, str]] = []
+        for index, limit in enumerate(process.get("rlimits") or ()):
+            pointer = f"/process/rlimits/{index}"
+            number = RLIMITS.get(limit["type"])
+            if number is None:
+                raise ConfigError(pointer + "/type", f'"{limit["type"]}" is not a resource limit')
+            self.rlimits.append((limit["type"], number, limit["soft"], limit["hard"], pointer))
+        bounding = 0
+        for number in range(capabilities.last_cap() + 1):
+            if k.prctl(k.PR_CAPBSET_READ, number):
+                bounding |= 1 << number
+        # A new user namespace starts with all capabilities, whatever the runtime has.
+        own_namespace = any(entry["type"] == "user" for entry in self.linux.get("namespaces") or ())
+        every = (1 << (capabilities.last_cap() + 1)) - 1
+        wanted: Mapping[str, Sequence[str] | None] | None = process.get("capabilities")  # type: ignore[assignment]
+        self.capabilities, self.warnings = capabilities.from_config(
+            wanted,
+            every if own_namespace else k.capget()[1],
+            every if own_namespace else bounding,
+        )
+        self._describe()
+
+    def _describe(self) -> None:
+        add = self.lines.append
+        for name, _, soft, hard, pointer in self.rlimits:
+            add((pointer, f"{name} soft {soft} hard {hard}"))
+        for key in ("oomScoreAdj", "scheduler", "ioPriority"):
+            if self.config.get(key) is not None:
+                add((f"/process/{key}", f"{key} {self.config.get(key)}"))
+        for key in ("personality", "memoryPolicy"):
+            if self.linux.get(key):
+                add((f"/linux/{key}", f"{key} {self.linux.get(key)}"))
+        add(("/process/cwd", f"working directory {self.cwd}"))
+        add(("/process/user", f"uid {self.uid}, gid {self.gid}, groups {self.groups}, umask {self.umask:03o}"))
+        if self.config.get("noNewPrivileges"):
+            add(("/process/noNewPrivileges", "no new privileges"))
+        for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
+            mask = getattr(self.capabilities, name)
+            names = [cap for number, cap in enumerate(capabilities.NAMES) if mask >> number & 1]
+            add((f"/process/capabilities/{name}", f"{name} capabilities: {' '.join(names) or 'none'}"))
+        add(("/process/args", f"execve {self.args}"))
+
+    def apply_from_parent(self, pid: int, proc: int) -> None:
+        """Limits and the OOM score of `pid`, which a process in a user namespace may not raise itself."""
+        for name, number, soft, hard, pointer in self.rlimits:
+            try:
+                k.prlimit(pid, number, (soft, hard))
+            except OSError as error:
+                hint = "raising a hard limit needs CAP_SYS_RESOURCE" if error.errno == errno.EPERM else ""
+                raise kernel_error(f"{name} soft {soft} hard {hard}", error, pointer=pointer, hint=hint) from None
+        score = self.config.get("oomScoreAdj")
+        if score is not None:
+            try:
+                fd = os.open(f"{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+                try:
+                    os.write(fd, str(score).encode())
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                hint = "lowering it needs CAP_SYS_RESOURCE" if error.errno in (errno.EACCES, errno.EPERM) else ""
+                raise kernel_error(f"set the OOM score to {score}", error, syscall="write",
+                                   pointer="/process/oomScoreAdj", hint=hint) from None
+
+    def apply_scheduling(self) -> None:
+        """Scheduler, I/O priority, memory policy, personality: while the privileges are there."""
+        scheduler = self.config.get("scheduler")
+        if scheduler:
+            flags = 0
+            for name in scheduler.get("flags") or ():
+                flags |= _SCHED_FLAGS[name]
+            _wrap("/process/scheduler", f"scheduler {scheduler['policy']}", lambda: k.sched_setattr(
+                0, _POLICIES[scheduler["policy"]], flags, scheduler.get("nice") or 0, scheduler.get("priority") or 0,
+                scheduler.get("runtime") or 0, scheduler.get("deadline") or 0, scheduler.get("period") or 0))
+        priority = self.config.get("ioPriority")
+        if priority:
+            _wrap("/process/ioPriority", f"I/O priority {priority['class']}", lambda: k.ioprio_set(
+                _IOPRIO_CLASSES[priority["class"]], priority.get("priority") or 0))
+        policy = self.linux.get("memoryPolicy")
+        if policy and policy.get("mode"):
+            mode = _MPOL_MODES[policy["mode"]]
+            for name in policy.get("flags") or ():
+                mode |= _MPOL_FLAGS[name]
+            nodes = parse_nodes(policy.get("nodes") or "")
+            _wrap("/linux/memoryPolicy", f"memory policy {policy['mode']}", lambda: k.set_mempolicy(
+                mode, nodes, _MAX_NODE if nodes else 0))
+        persona = self.linux.get("personality")
+        if persona and persona.get("domain"):
+            _wrap("/linux/personality", f"personality {persona['domain']}", lambda: k.personality(
+                _PERSONALITIES[persona["domain"]]))
+
+    def prepare(self, root: int, proc_self: int) -> None:
+        """Before the user changes: HOME, the working directory, who owns stdin, stdout and stderr."""
+        if not self.env.get("HOME"):
+            self.env["HOME"] = home_directory(root, proc_self, self.uid)
+        try:
+            os.close(make_directory(root, clean(self.cwd)))
+        except OSError as error:
+            # A directory that can't be made may still be entered, as a link or by its user.
+            if error.errno not in (errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.EACCES, errno.ELOOP):
+                raise kernel_error(f"make the working directory {self.cwd}", error, pointer="/process/cwd") from None
+        for fd in (0, 1, 2):
+            _own_stdio(fd, self.uid)
+
+    def drop_privileges(self) -> None:
+        """User, groups, working directory, capabilities, in the order the kernel needs."""
+        if self.config.get("noNewPrivileges"):
+            k.prctl(k.PR_SET_NO_NEW_PRIVS, 1)
+        # The bounding set first: dropping from it needs CAP_SETPCAP.
+        _wrap("/process/capabilities/bounding", "drop capabilities from the bounding set",
+              lambda: capabilities.apply_bounding(self.capabilities.bounding))
+        k.prctl(k.PR_SET_KEEPCAPS, 1)
+        entered = self._enter_cwd()
+        _wrap("/process/user/additionalGids", f"groups {self.groups}", self._set_groups)
+        _wrap("/process/user/gid", f"gid {self.gid}", lambda: os.setresgid(self.gid, self.gid, self.gid))
+        _wrap("/process/user/uid", f"uid {self.uid}", lambda: os.setresuid(self.uid, self.uid, self.uid))
+        k.prctl(k.PR_SET_KEEPCAPS, 0)
+        if not entered and not self._enter_cwd():
+            raise ConfigError("/process/cwd", f"uid {self.uid} may not enter {self.cwd}", syscall="chdir",
+                              errno=errno.EACCES)
+        # A descriptor or a link of /proc can lead out of the root (CVE-2024-21626).
+        if not os.getcwd().startswith("/"):
+            raise ConfigError("/process/cwd", f"{self.cwd} is outside of the container's root")
+        _wrap("/process/capabilities", "set the capabilities", lambda: capabilities.apply(self.capabilities))
+        os.umask(self.umask)
+
+    def _set_groups(self) -> None:
+        try:
+            os.setgroups(self.groups)
+        except PermissionError:
+            # setgroups is denied in a user namespace an ordinary user made; with no groups asked for
+            # nothing is lost that could be helped (user_namespaces(7)).
+            if self.groups:
+                raise
+
+    def _enter_cwd(self) -> bool:
+        try:
+            os.chdir(self.cwd)
+        except PermissionError:
+            return False
+        except OSError as error:
+            raise kernel_error(f"enter the working directory {self.cwd}", error, syscall="chdir",
+                               pointer="/process/cwd") from None
+        return True
+
+    def find_program(self) -> str:
+        """args[0] as execvp(3) finds it, as the container's user.  Raises PyruncError as runc words it."""
+        program = self.args[0]
+        if "/" in program:
+            error = _executable(program)
+            if error:
+                raise _exec_error(program, error)
+            return program
+        path = self.env.get("PATH", DEFAULT_PATH)
+        denied = False
+        for directory in path.split(":"):
+            candidate = f"{directory or '.'}/{program}"
+            error = _executable(candidate)
+            if not error:
+                return candidate
+            denied = denied or error == errno.EACCES
+        if denied:
+            raise _exec_error(program, errno.EACCES)
+        raise PyruncError(f'exec: "{program}": executable file not found in $PATH', pointer="/process/args/0",
+                          hint=f"PATH is {path}")
+
+    def execute(self, program: str) -> None:
+        """execve(2); returns only by raising PyruncError."""
+        try:
+            os.execve(program, self.args, self.env)
+        except OSError as error:
+            raise _exec_error(program, error.errno or 0) from None
+
+
+def _exec_error(program: str, number: int) -> PyruncError:
+    hint = {
+        errno.ENOEXEC: "not a program for this machine, or a script without #!",
+        errno.ENOENT: "the file is missing, or the interpreter or loader it names",
+    }.get(number, "")
+    if number == errno.EISDIR:
+        hint = "it is a directory"
+    return PyruncError(f'exec: "{program}"', pointer="/process/args/0", errno=number, hint=hint)
+
+
+def _executable(path: str) -> int:
+    """0 if this process may execute `path`, else an errno."""
+    try:
+        info = os.stat(path)
+    except OSError as error:
+        return error.errno or errno.EIO
+    if stat.S_ISDIR(info.st_mode):
+        return errno.EISDIR
+    if not os.access(path, os.X_OK, effective_ids=True):
+        return errno.EACCES
+    return 0
+
+
+def _own_stdio(fd: int, uid: int) -> None:
+    """Give the standard stream to the user, who may want to reopen /dev/stdout; never /dev/null (as runc)."""
+    try:
+        info = os.fstat(fd)
+        if info.st_uid == uid or (stat.S_ISCHR(info.st_mode) and info.st_rdev == os.makedev(1, 3)):
+            return
+        os.fchown(fd, uid, -1)
+    except OSError as error:
+        # A read-only file system, or an owner who is not mapped here: nothing that could be done.
+        if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS, errno.EBADF, errno.ENOSYS):
+            raise kernel_error(f"give descriptor {fd} to uid {uid}", error, syscall="fchown") from None
+
+
+def _wrap(pointer: str, what: str, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except OSError as error:
+        raise kernel_error(what, error, pointer=pointer) from None
+
+
+def parse_nodes(text: str) -> int:
+    """A mask from a list of NUMA nodes such as `0-3,7`.  Raises ConfigError."""
+    mask = 0
+    for part in text.split(",") if text else ():
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isascii() and first.isdigit() and last.isascii() and last.isdigit()):
+            raise ConfigError("/linux/memoryPolicy/nodes", f'"{text}" is not a list of nodes such as 0-3,7')
+        low, high = int(first), int(last)
+        if low > high or high >= _MAX_NODE:
+            raise ConfigError("/linux/memoryPolicy/nodes", f'"{part}" is not a range of nodes below {_MAX_NODE}')
+        mask |= ((1 << (high - low + 1)) - 1) << low
+    return mask
+
+
+def plan(config: Config) -> ProcessPlan | None:
+    """The plan for `process`, None where config.json has none (create allows that, start does not)."""
+    process = config.get("process")
+    return ProcessPlan(config, process) if process else None

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this build can do, as the `features` command prints it (features.md, features-linux.md).
+
+Whoever reads it relies on it, so a feature is named here once it works, and not before.  What the
+host's kernel lacks does not matter here.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+OCI_VERSION_MIN = "1.0.0"
+
+MEMORY_POLICIES = ("MPOL_DEFAULT", "MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_WEIGHTED_INTERLEAVE",
+                   "MPOL_PREFERRED",
+                   "MPOL_PREFERRED_MANY", "MPOL_LOCAL")
+MEMORY_POLICY_FLAGS = ("MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES")
+
+#: Understood by the parser of mount options, but refused when the mount is planned.
+REFUSED_OPTIONS = {"idmap", "ridmap"}
+
+
+def features() -> dict[str, Any]:
+    """The features structure of runtime-spec 1.3.0."""
+    from pyrunc._version import __version__
+    from pyrunc.capabilities import NAMES
+    from pyrunc.mountopts import KNOWN_OPTIONS
+    from pyrunc.spec.check import HOOKS
+    from pyrunc.spec.default import OCI_VERSION
+
+    return {
+        "ociVersionMin": OCI_VERSION_MIN,
+        "ociVersionMax": OCI_VERSION,
+        "hooks": list(HOOKS),
+        "mountOptions": sorted(set(KNOWN_OPTIONS) - REFUSED_OPTIONS),
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "capabilities": list(NAMES),
+            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": False},
+            "seccomp": {"enabled": False},
+            "apparmor": {"enabled": False},
+            "selinux": {"enabled": False},
+            "intelRdt": {"enabled": False, "schemata": False, "monitoring": False},
+            "memoryPolicy": {"modes": list(MEMORY_POLICIES), "flags": list(MEMORY_POLICY_FLAGS)},
+            "mountExtensions": {"idmap": {"enabled": False}},
+            "netDevices": {"enabled": False},
+        },
+        "annotations": {
+            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "io.pyrunc.version": __version__,
+        },
+    }

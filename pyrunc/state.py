@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container's directory below the state root: claimed, locked, written atomically.
+
+    ROOT/ID/            0700; its mkdir claims the id, a flock on it serialises commands
+        config.json     the bundle's, as it was at create
+        state.json      what must be known later; status is never in it but derived
+        exec.fifo       there while the container waits for start
+
+state.json carries a version; older ones are read.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from .errors import ContainerError, ContainerExists, ContainerNotFound, PyruncError, UsageError, kernel_error
+from .spec.load import dump, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSION = 1
+STATE = "state.json"
+CONFIG = "config.json"
+FIFO = "exec.fifo"
+LOCK_TIMEOUT = 10.0  # seconds
+_LOCK_POLL = 0.01
+_MAX_ID = 1024
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+
+
+def default_root() -> str:
+    """/run/pyrunc, or $XDG_RUNTIME_DIR/pyrunc for an ordinary user."""
+    if os.geteuid() == 0:
+        return "/run/pyrunc"
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return f"{runtime}/pyrunc" if runtime.startswith("/") else f"/tmp/pyrunc-{os.geteuid()}"
+
+
+def check_id(container_id: str) -> str:
+    """`container_id`, if it is one.  Raises UsageError in runc's words."""
+    if (not container_id or container_id in (".", "..") or len(container_id) > _MAX_ID
+            or not _ID_CHARACTERS.issuperset(container_id)):
+        raise UsageError(f"invalid container ID format: {container_id!r}",
+                         hint="letters, digits and _+-. make an id")
+    return container_id
+
+
+def process_start(pid: int) -> int:
+    """The start time of `pid` in clock ticks since boot, 0 if it is dead or a zombie (proc_pid_stat(5), 22)."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        text = os.read(fd, 4096)
+    except OSError:  # ESRCH: gone while we looked
+        return 0
+    finally:
+        os.close(fd)
+    # The name, in parentheses, may hold anything: count from its end.
+    fields = text[text.rindex(b")") + 2:].split()
+    return 0 if fields[0] in (b"Z", b"X", b"x") else int(fields[19])
+
+
+class StateDir:
+    """The open directory of one container."""
+
+    __slots__ = ("fd", "id", "path")
+
+    def __init__(self, root: str, container_id: str, fd: int) -> None:
+        self.id = container_id
+        self.path = f"{root}/{container_id}"
+        self.fd = fd
+
+    @classmethod
+    def claim(cls, root: str, container_id: str) -> StateDir:
+        """Make the directory, locked.  Raises ContainerExists if the id is taken."""
+        check_id(container_id)
+        try:
+            os.makedirs(root, mode=0o700, exist_ok=True)
+            os.mkdir(f"{root}/{container_id}", 0o700)
+        except FileExistsError:
+            raise ContainerExists(container_id) from None
+        except OSError as error:
+            raise kernel_error(f"make the state directory {root}/{container_id}", error, syscall="mkdir") from None
+        return cls._open(root, container_id).lock()
+
+    @classmethod
+    def find(cls, root: str, container_id: str) -> StateDir:
+        """Open the directory.  Raises ContainerNotFound."""
+        return cls._open(root, check_id(container_id))
+
+    @classmethod
+    def _open(cls, root: str, container_id: str) -> StateDir:
+        try:
+            fd = os.open(f"{root}/{container_id}",
+                         os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ContainerNotFound(container_id) from None
+        except OSError as error:
+            raise kernel_error(f"open the state directory {root}/{container_id}", error, syscall="openat") from None
+        return cls(root, container_id, fd)
+
+    def close(self) -> None:
+        """Give up the directory, and with it the lock."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def lock(self, timeout: float = LOCK_TIMEOUT) -> StateDir:
+        """Wait for the lock, at most `timeout` seconds.  Raises ContainerError, ContainerNotFound."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise ContainerError(f"another command works on container {self.id}",
+                                         hint=f"waited {timeout:g} s for its lock") from None
+                time.sleep(_LOCK_POLL)
+        if self.removed():
+            raise ContainerNotFound(self.id)
+        return self
+
+    def unlock(self) -> None:
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def locked(self) -> bool:
+        """Whether another command holds the lock at this moment."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        return False
+
+    def removed(self) -> bool:
+        """Whether the directory is no longer the one at its path."""
+        try:
+            return os.stat(self.path, follow_symlinks=False).st_ino != os.fstat(self.fd).st_ino
+        except FileNotFoundError:
+            return True
+
+    def read(self, name: str) -> bytes:
+        """A file's contents.  Raises FileNotFoundError."""
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+
+    def read_state(self) -> dict[str, Any] | None:
+        """state.json, None if there is none (a create that died early).  Raises PyruncError."""
+        try:
+            data = self.read(STATE)
+        except FileNotFoundError:
+            return None
+        state = parse(data, f"{self.path}/{STATE}")
+        if not isinstance(state, dict) or not 1 <= state.get("version", 0) <= VERSION:
+            raise PyruncError(f"{self.path}/{STATE} is not of a version this pyrunc reads",
+                              hint="it was made by a newer one")
+        return state
+
+    def write_state(self, state: dict[str, Any], *, durable: bool = False) -> None:
+        """Replace state.json atomically; with `durable` it is on disk when this returns."""
+        self.write(STATE, dump({**state, "version": VERSION}).encode("utf-8", "surrogatepass"), durable=durable)
+
+    def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
+        """Replace the file `name` atomically.  Raises KernelError."""
+        temporary = f".{name}.new"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
+                         dir_fd=self.fd)
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                if durable:
+                    os.fsync(fd)
+            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            if durable:
+                os.fsync(self.fd)
+        except OSError as error:
+            raise kernel_error(f"write {self.path}/{name}", error) from None
+
+    def make_fifo(self) -> int:
+        """Make exec.fifo; an O_PATH descriptor of it.
+
+        Anybody may write it: the init opens it as the container's user, who may be nobody on the
+        host.  Nobody but the init gets to it: the directory is 0700.
+        """
+        try:
+            os.mkfifo(FIFO, 0o600, dir_fd=self.fd)
+            fd = os.open(FIFO, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+            os.chmod(FIFO, 0o622, dir_fd=self.fd)
+        except OSError as error:
+            raise kernel_error(f"make {self.path}/{FIFO}", error, syscall="mknodat") from None
+        return fd
+
+    def has_fifo(self) -> bool:
+        try:
+            os.stat(FIFO, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        """Remove the directory and what is in it; the lock ends with it.  Raises KernelError."""
+        try:
+            with os.scandir(self.fd) as entries:
+                names = [entry.name for entry in entries]
+            for name in names:
+                try:
+                    os.unlink(name, dir_fd=self.fd)
+                except FileNotFoundError:
+                    continue
+            os.rmdir(self.path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise kernel_error(f"remove {self.path}", error) from None
+        finally:
+            self.close()
+
+
+def list_ids(root: str) -> list[str]:
+    """The ids that are taken below `root`, sorted."""
+    try:
+        with os.scandir(root) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        if error.errno == errno.ENOTDIR:
+            raise UsageError(f"--root {root} is not a directory") from None
+        raise kernel_error(f"list {root}", error) from None
+    return sorted(name for name in names if name not in (".", "..") and _ID_CHARACTERS.issuperset(name))
