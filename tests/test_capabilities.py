@@ -13,7 +13,8 @@ from pyrunc.capabilities import NAMES, CapabilitySets, from_config, parse_set
 from pyrunc.linux import process as kernel
 
 EVERY = (1 << (capabilities.last_cap() + 1)) - 1
-CHOWN, KILL, SETPCAP, NET_RAW = (1 << NAMES.index(f"CAP_{n}") for n in ("CHOWN", "KILL", "SETPCAP", "NET_RAW"))
+CHOWN, KILL, SETPCAP, NET_RAW = (
+    1 << NAMES.index("CAP_" + name) for name in ("CHOWN", "KILL", "SETPCAP", "NET_RAW"))
 
 
 def in_child(function: Callable[[], str]) -> str:

@@ -132,7 +132,8 @@ def test_with_our_own_standard_descriptors_closed(tmp_path: Path) -> None:
         import os, sys
         os.closerange(0, 10)
         from pyrunc.hooks import run_hooks
-        hook = {{"path": "/bin/sh", "args": ["sh", "-c", "cat > {tmp_path}/in; echo out; echo err >&2; exit 3"]}}
+        script = "cat > {tmp_path}/in; echo out; echo err >&2; exit 3"
+        hook = {{"path": "/bin/sh", "args": ["sh", "-c", script]}}
         try:
             run_hooks("x", [hook], {{"id": "a"}}, pointer="/p")
         except Exception as error:
@@ -259,7 +260,8 @@ def alive(pid: int) -> bool:
 
 def test_timeout_kills_the_hook_and_its_group(tmp_path: Path) -> None:
     started = time.monotonic()
-    error = failure(sh(f"trap '' TERM INT; sleep 60 & echo $! > {tmp_path}/pid; echo said >&2; wait", timeout=1))
+    script = f"trap '' TERM INT; sleep 60 & echo $! > {tmp_path}/pid; echo said >&2; wait"
+    error = failure(sh(script, timeout=1))
     assert 1 <= time.monotonic() - started < 5
     assert str(error) == f"{POINTER}/0: hook /bin/sh: hook timed out after 1 s: said"
     child = int((tmp_path / "pid").read_text())
@@ -306,8 +308,8 @@ def test_report(tmp_path: Path) -> None:
 
 def test_warnings_and_all_run(tmp_path: Path) -> None:
     """runtime.md, Lifecycle: a failing poststop hook is a warning, and the rest still run."""
-    warnings = run_hooks_warn("poststop", [sh(f"echo 1 >> {tmp_path}/ran; exit 1"), {"path": "/no/such"},
-                                           sh(f"echo 3 >> {tmp_path}/ran")], STATE, pointer="/hooks/poststop")
+    hooks = [sh(f"echo 1 >> {tmp_path}/ran; exit 1"), {"path": "/no/such"}, sh(f"echo 3 >> {tmp_path}/ran")]
+    warnings = run_hooks_warn("poststop", hooks, STATE, pointer="/hooks/poststop")
     assert (tmp_path / "ran").read_text() == "1\n3\n"
     assert warnings[0] == "/hooks/poststop/0: hook /bin/sh: exit status 1"
     assert len(warnings) == 2 and warnings[1].startswith("/hooks/poststop/1: hook /no/such: execve: ")

@@ -290,3 +290,12 @@ def test_run_as_a_module(launcher: Path) -> None:
     seen = facts(python_of_the_system(), "-m", "pyrunc", "create", "x", env={"PYTHONPATH": str(place)})
     assert set(seen["flags"].values()) == {1}
     assert seen["seals"] & ALL_SEALS == ALL_SEALS
+
+
+def test_files_beside_the_launcher_do_not_lead_it_elsewhere(launcher: Path, hostile: Path) -> None:
+    """A venv's pyvenv.cfg, an embedded distribution's ._pth: no path is computed from them."""
+    for name in ("bin/pyvenv.cfg", "pyvenv.cfg", "bin/pyrunc._pth", "bin/pybuilddir.txt"):
+        (launcher.parent.parent / name).write_text(f"home = {hostile}\n" if "cfg" in name else f"{hostile}\n")
+    seen = facts(launcher, "state", "x")
+    assert str(hostile) not in seen["path"]
+    assert set(seen["flags"].values()) == {1}

@@ -36,8 +36,8 @@ def test_accepted(text: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "", " ", "SIG", "65", "-1", "+9", " 9", "9 ", "9x", "0x9", "1e1", "9" * 5000, "KILL\0", "KILL\n", "SIGSIGKILL",
-    "BOGUS", "RTMIN+31", "RTMIN-1", "RTMAX+1", "RTMAX-31", "RTMIN+", "RTMIN+ 1", "RTMIN++1", "RTMIN+0001",
+    "", " ", "SIG", "65", "-1", "+9", " 9", "9 ", "9x", "0x9", "1e1", "9" * 5000, "KILL\0", "KILL\n",
+    "SIGSIGKILL", "BOGUS", "RTMIN+31", "RTMIN-1", "RTMAX+1", "RTMAX-31", "RTMIN+", "RTMIN+ 1", "RTMIN++1", "RTMIN+0001",
     # Digits, and letters whose upper case is ASCII, of other scripts.
     "\u0669", "\u00b2", "RTMIN+\u0661", "k\u0131ll",
 ])

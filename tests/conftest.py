@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: `runtime` and `bundle` on a real kernel; `--runtime` drives another one, `--long` the long figures."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PYRUNC, Bundle, Host, Runtime, make_rootfs
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runtime", default=PYRUNC, help="the runtime to test: a path (default: the installed pyrunc)")
+    parser.addoption("--long", action="store_true", help="the long figures")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether the long figures are asked for."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def runtime_path(request: pytest.FixtureRequest) -> str:
+    path = str(request.config.getoption("--runtime"))
+    found = shutil.which(path)
+    assert found, f"no runtime at {path}"
+    assert os.geteuid() == 0, "these tests need root"
+    return found
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A busybox root and the default config.json, without a terminal."""
+    path = tmp_path_factory.mktemp("template")
+    make_rootfs(path / "rootfs")
+    subprocess.run([PYRUNC, "spec"], cwd=path, check=True)
+    config = json.loads((path / "config.json").read_text())
+    config["process"]["terminal"] = False
+    config["process"]["args"] = ["true"]
+    config["root"]["readonly"] = False
+    return path, config
+
+
+@pytest.fixture
+def make_bundle(template: tuple[Path, dict[str, Any]], tmp_path: Path) -> Callable[[str], Bundle]:
+    """A function that makes a bundle by name."""
+
+    def make(name: str = "bundle") -> Bundle:
+        path = tmp_path / name
+        path.mkdir()
+        shutil.copytree(template[0] / "rootfs", path / "rootfs", symlinks=True)
+        bundle = Bundle(path, copy.deepcopy(template[1]))
+        bundle.save()
+        return bundle
+
+    return make
+
+
+@pytest.fixture
+def bundle(make_bundle: Callable[[str], Bundle]) -> Bundle:
+    return make_bundle("bundle")
+
+
+@pytest.fixture
+def make_runtime(tmp_path: Path) -> Iterator[Callable[[str], Runtime]]:
+    """A function that makes a Runtime from a path or a name, cleaned up at the end."""
+    made: list[Runtime] = []
+
+    def make(path: str) -> Runtime:
+        found = shutil.which(path)
+        assert found, f"{path} is not installed"
+        runtime = Runtime(found, tmp_path / f"state-{len(made)}" / "root")
+        runtime.root.mkdir(parents=True)
+        made.append(runtime)
+        return runtime
+
+    yield make
+    for runtime in made:
+        runtime.clean_up()
+
+
+@pytest.fixture
+def runtime(runtime_path: str, make_runtime: Callable[[str], Runtime]) -> Runtime:
+    """The runtime under test."""
+    return make_runtime(runtime_path)
+
+
+@pytest.fixture
+def host(runtime: Runtime) -> Iterator[Host]:
+    """The host as it was; after the test it has to be so again."""
+    host = Host(runtime.root)
+    yield host
+    runtime.clean_up()
+    host.assert_unchanged()
