@@ -43,15 +43,18 @@ lint: $(DONE)/pyrunc $(DONE)/test-tools
 bench: $(DONE)/pyrunc $(DONE)/test-packages
 	$(VENV)/bin/python bench/bench.py --runtime $(CURDIR)/$(VENV)/bin/pyrunc --runtime runc --runtime crun $(BENCH)
 
+# In a directory of its own, dependencies and all, so that an upgrade or a removal leaves nothing and
+# no other program's packages are touched; the command finds it through the link.
 install: $(DONE)/pyrunc uninstall
-	$(PIP) install --ignore-installed --prefix $(PREFIX) $(if $(DESTDIR),--root $(DESTDIR)) --no-warn-script-location \
-		--find-links $(DONE)/wheel --only-binary pyrunc pyrunc
+	$(PIP) install --ignore-installed --no-warn-script-location \
+		$(if $(DESTDIR),--root $(DESTDIR)) --prefix $(PREFIX)/lib/pyrunc $(DONE)/wheel/pyrunc-*.whl
+	mkdir -p $(DESTDIR)$(PREFIX)/bin
+	ln -sf ../lib/pyrunc/bin/pyrunc $(DESTDIR)$(PREFIX)/bin/pyrunc
 	echo "installed $(DESTDIR)$(PREFIX)/bin/pyrunc"
 
-# What an older version had and the newer has not must not stay behind.
 uninstall:
-	rm -rf $(DESTDIR)$(PREFIX)/bin/pyrunc $(DESTDIR)$(PREFIX)/lib/python3.*/site-packages/pyrunc \
-		$(DESTDIR)$(PREFIX)/lib/python3.*/site-packages/pyrunc-*.dist-info
+	rm -rf $(DESTDIR)$(PREFIX)/lib/pyrunc
+	rm -f $(DESTDIR)$(PREFIX)/bin/pyrunc
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -74,8 +77,8 @@ $(DONE)/dependencies: pyproject.toml $(DONE)/venv
 
 $(DONE)/pyrunc: $(SOURCES) $(DONE)/dependencies
 	rm -rf build $(DONE)/wheel
-	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(DONE)/wheel . 
-	rm -rf build
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(DONE)/wheel .
+	rm -rf build pyrunc.egg-info
 	$(PIP) install --no-deps --force-reinstall $(DONE)/wheel/pyrunc-*.whl
 	touch $@
 

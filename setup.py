@@ -36,6 +36,9 @@ def _launcher_macros() -> dict[str, str] | None:
         "PYRUNC_LIBPYTHON": name,
         "PYRUNC_STDLIB": sysconfig.get_path("stdlib"),
         "PYRUNC_DYNLOAD": sysconfig.get_config_var("DESTSHARED"),
+        "PYRUNC_PYTHON": os.path.join(
+            sysconfig.get_config_var("BINDIR"), f"python{sysconfig.get_python_version()}"
+        ),
         "PYRUNC_PREFIX": sys.base_prefix,
     }
 

@@ -53,14 +53,17 @@ def read_file(name: str) -> bytes:
                           hint="`pyrunc spec` writes a default one") from None
     except OSError as error:
         raise BundleError(f"open {name}", errno=error.errno or 0) from None
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise BundleError(f"{name} is not a regular file")
         data = b""
         while len(data) <= MAX_BYTES:
-            chunk = file.read(MAX_BYTES + 1 - len(data))
+            chunk = os.read(fd, MAX_BYTES + 1 - len(data))
             if not chunk:
                 return data
             data += chunk
+    except OSError as error:
+        raise BundleError(f"read {name}", errno=error.errno or 0) from None
+    finally:
+        os.close(fd)
     raise BundleError(f"{name} is larger than {MAX_BYTES} bytes")

@@ -92,34 +92,43 @@ class Cgroup:
 
     `paths` has the directory by controller ("" the v2 hierarchy), `given` those that were there
     before us and so aren't ours to remove, `skipped` those that we aren't allowed to make (an
-    ordinary user's), told in `warnings`.
+    ordinary user's), told in `warnings`.  Once `create` has found the given ones empty they are
+    `claimed`: before that, or when it refused them, whoever is in there is none of ours, and isn't
+    listed, signalled or frozen (a create that fails, or was killed, is cleaned up by these too).
     """
 
-    __slots__ = ("given", "mode", "paths", "pointer", "skipped", "warnings")
+    __slots__ = ("claimed", "given", "mode", "paths", "pointer", "skipped", "warnings")
 
     def __init__(self, mode: Mode, paths: Mapping[str, str]) -> None:
         self.mode = mode
         self.paths = dict(paths)
         self.given: list[str] = []
+        self.claimed = False
         self.skipped: list[str] = []
         self.warnings: list[str] = []
         self.pointer = ""
 
     def to_data(self) -> dict[str, Any]:
         """For state.json; to be written before `create`, and again after it."""
-        return {"mode": self.mode, "paths": self.paths, "given": self.given, "skipped": self.skipped}
+        return {"mode": self.mode, "paths": self.paths, "given": self.given, "claimed": self.claimed,
+                "skipped": self.skipped}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Cgroup:
         """What `to_data` described."""
         cgroup = cls(data["mode"], data["paths"])
         cgroup.given = list(data["given"])
+        cgroup.claimed = bool(data["claimed"])
         cgroup.skipped = list(data["skipped"])
         return cgroup
 
     def directories(self) -> list[str]:
         """Each directory once: controllers may share a hierarchy."""
         return [path for path in dict.fromkeys(self.paths.values()) if path not in self.skipped]
+
+    def _ours(self) -> list[str]:
+        """The directories whose processes are the container's."""
+        return [path for path in self.directories() if self.claimed or path not in self.given]
 
     # Making it, joining it
 
@@ -149,6 +158,7 @@ class Cgroup:
                     continue
             self.given = self.directories()  # whatever is there now is not ours
             raise
+        self.claimed = True
 
     def _create(self, path: str, made: list[str]) -> None:
         try:
@@ -214,9 +224,9 @@ class Cgroup:
         0 stands for those of another pid namespace.  Asked are the freezer and v2: these two are
         what processes are signalled by.
         """
+        ours = self._ours()
         paths = [self.paths[name] for name in ("freezer", "") if name in self.paths]
-        paths = [path for path in paths if path not in self.skipped]
-        return self._pids_at(paths or self.directories(), recursive)
+        return self._pids_at([path for path in paths if path in ours] or ours, recursive)
 
     def _pids_at(self, paths: list[str], recursive: bool = True) -> list[int]:
         try:
@@ -225,7 +235,7 @@ class Cgroup:
             raise kernel_error("list the processes of the cgroup", error) from None
 
     def _everyone(self) -> list[int]:
-        return self._pids_at(self.directories())
+        return self._pids_at(self._ours())
 
     def signal_all(self, signo: int, timeout: float = 10.0) -> None:
         """Signal every process in the cgroup and below it, those born meanwhile included.
@@ -256,7 +266,7 @@ class Cgroup:
                 self.thaw()
 
     def _kill_all(self, deadline: float) -> None:
-        killed = "" in self.paths and self.paths[""] not in self.skipped and cgroupv2.kill(self.paths[""])
+        killed = self.paths.get("") in self._ours() and cgroupv2.kill(self.paths[""])
         if killed and self.mode == "unified":
             return
         # v1: a frozen process dies only when it is thawed.  And one may have left the v2 hierarchy's
@@ -290,7 +300,7 @@ class Cgroup:
     def freeze(self) -> None:
         """Stop every process in and below the cgroup where it stands; returns when they have."""
         path = self._freezer()
-        if not path:
+        if path not in self._ours():
             raise ContainerError("the container has no cgroup that could be frozen")
         if os.getpid() in self.pids():
             raise ContainerError(f"cgroup {path} holds this process: frozen, nobody could thaw it")
@@ -305,7 +315,7 @@ class Cgroup:
     def thaw(self) -> None:
         """Let them run again."""
         path = self._freezer()
-        if not path:
+        if path not in self._ours():
             return
         try:
             if self._has_v1_freezer():
@@ -317,12 +327,13 @@ class Cgroup:
                 raise kernel_error(f"thaw the cgroup {path}", error) from None
 
     def _thaw_tree(self) -> None:
-        if self._has_v1_freezer():
+        path = self.paths.get("freezer", "")
+        if path in self._ours():
             try:
-                cgroupv1.thaw(self.paths["freezer"], recursive=True)
+                cgroupv1.thaw(path, recursive=True)
             except OSError as error:
                 if error.errno not in cgroupfs.GONE:
-                    raise kernel_error(f"thaw the cgroup {self.paths['freezer']}", error) from None
+                    raise kernel_error(f"thaw the cgroup {path}", error) from None
 
     def frozen(self) -> bool:
         """Whether the cgroup is frozen, or about to be."""

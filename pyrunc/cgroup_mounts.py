@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from . import cgroupfs, cgroupv1
 from .linux import mount as k
 from .linux.fs import AT_FDCWD, O_PATH
 
@@ -34,9 +35,14 @@ def _mount_v2(root: RootFs, target: int, options: MountOptions) -> int:
         # EPERM: a user namespace without a cgroup namespace; EBUSY: cgroup v1 has the controllers.
         if error.errno not in (1, 16) or root.cgroup is None:
             raise
-        source = root.cgroup.paths.get("", "/sys/fs/cgroup")
-        tree = k.open_tree(AT_FDCWD, source)
-        k.mount_setattr(tree, set_=options.set, clear=options.clear)
+        own = root.cgroup.paths.get("", "")
+        if own and own not in root.cgroup.skipped:
+            tree = k.open_tree(AT_FDCWD, own)
+            k.mount_setattr(tree, set_=options.set, clear=options.clear)
+        else:
+            # An ordinary user without a cgroup of its own: the host's view, to be read (CVE-2023-25809).
+            tree = k.open_tree(AT_FDCWD, "/sys/fs/cgroup")
+            k.mount_setattr(tree, set_=options.set | k.MOUNT_ATTR_RDONLY)
     k.move_mount(tree, target)
     return tree
 
@@ -56,68 +62,52 @@ def _new_mount(fstype: str, source: str, attributes: int, data: list[tuple[str, 
         os.close(fs)
 
 
-class Hierarchy:
-    """A mounted hierarchy of the host: the name of its directory, its controllers, where it is mounted."""
-
-    __slots__ = ("controllers", "mount_point", "name")
-
-    def __init__(self, name: str, mount_point: str, controllers: list[str]) -> None:
-        self.name = name
-        self.mount_point = mount_point
-        self.controllers = controllers
-
-
-def hierarchies(mountinfo: str) -> list[Hierarchy]:
-    """The v1 hierarchies of a mountinfo text, each once (proc_pid_mountinfo(5))."""
-    found: dict[str, Hierarchy] = {}
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        fstype, _, rest = right.partition(" ")
-        if fstype != "cgroup":
-            continue
-        mount_point = left.split(" ")[4]
-        controllers = [option for option in rest.split(" ")[-1].split(",")
-                       if option not in ("rw", "ro", "xattr", "clone_children", "noprefix")
-                       and not option.startswith("release_agent=")]
-        found.setdefault(",".join(controllers), Hierarchy(mount_point.rpartition("/")[2], mount_point, controllers))
-    return list(found.values())
+def _mounted() -> dict[str, list[str]]:
+    """The controllers of each v1 hierarchy by where the host has it mounted."""
+    found = cgroupv1.hierarchies(False, cgroupfs.read("/proc/self/mountinfo"), cgroupfs.read("/proc/self/cgroup"))
+    by_place: dict[str, list[str]] = {}
+    for controller, hierarchy in found.items():
+        by_place.setdefault(hierarchy.mount_point, []).append(controller)
+    return by_place
 
 
 def _mount_v1(root: RootFs, target: int, options: MountOptions) -> int:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        found = hierarchies(file.read())
     attributes = options.set & ~k.MOUNT_ATTR_RDONLY
     tmpfs = _new_mount("tmpfs", "tmpfs", attributes, [("mode", "755")])
     k.move_mount(tmpfs, target)
-    for hierarchy in found:
-        os.mkdir(hierarchy.name, 0o755, dir_fd=tmpfs)
-        below = os.open(hierarchy.name, O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tmpfs)
+    for place, controllers in _mounted().items():
+        name = place.rpartition("/")[2]
+        os.mkdir(name, 0o755, dir_fd=tmpfs)
+        below = os.open(name, O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tmpfs)
         try:
-            tree = _hierarchy_tree(root, hierarchy, options)
+            tree = _hierarchy_tree(root, controllers, options)
             if tree >= 0:
                 k.move_mount(tree, below)
                 os.close(tree)
         finally:
             os.close(below)
-        if "," in hierarchy.name:  # cpu,cpuacct: each controller by its own name too
-            for controller in hierarchy.controllers:
-                os.symlink(hierarchy.name, controller, dir_fd=tmpfs)
+        if "," in name:  # cpu,cpuacct: each controller by its own name too
+            for controller in controllers:
+                os.symlink(name, controller, dir_fd=tmpfs)
     if options.read_only:
         k.mount_setattr(tmpfs, set_=k.MOUNT_ATTR_RDONLY)
     return tmpfs
 
 
-def _hierarchy_tree(root: RootFs, hierarchy: Hierarchy, options: MountOptions) -> int:
+def _hierarchy_tree(root: RootFs, controllers: list[str], options: MountOptions) -> int:
     if root.cgroup_namespace:
         data: list[tuple[str, str | None]] = []
-        for controller in hierarchy.controllers:
+        for controller in controllers:
             name = controller.removeprefix("name=")
             data.append((controller, None) if name == controller else ("name", name))
         return _new_mount("cgroup", "cgroup", options.set, data)
-    paths = root.cgroup.paths if root.cgroup is not None else {}
-    for controller in hierarchy.controllers:
-        own = paths.get(controller)
-        if own is not None:
+    cgroup = root.cgroup
+    if cgroup is None:
+        return -1
+    for controller in controllers:
+        own = cgroup.paths.get(controller)
+        # Where an ordinary user could make none, the directory stays empty.
+        if own is not None and own not in cgroup.skipped:
             tree = k.open_tree(AT_FDCWD, own)
             k.mount_setattr(tree, set_=options.set, clear=options.clear)
             return tree

@@ -13,10 +13,11 @@ import time
 from . import bundle as bundles
 from . import cgroup as cgroups
 from . import devices, init, mounts, namespaces, process
+from ._version import OCI_VERSION
 from .channel import Channel, pair
 from .errors import ConfigError, ContainerError, HookError, PyruncError, UsageError, kernel_error
 from .hooks import hooks_of, run_hooks
-from .lifecycle import OCI_VERSION, Container
+from .lifecycle import Container
 from .linux import process as k
 from .rootfs import open_proc
 from .state import CONFIG, StateDir, process_start
@@ -76,20 +77,25 @@ def create(bundle_path: str, container_id: str, root: str, options: CreateOption
 
 
 def _preserved(count: int) -> list[int]:
-    """The descriptors 3… of --preserve-fds.  Raises UsageError if one isn't open."""
+    """The descriptors 3… of --preserve-fds.  Raises UsageError if one isn't open.
+
+    One that is closed on execve is not the caller's but was opened by us, the log perhaps.
+    """
     fds = list(range(3, 3 + count))
     for fd in fds:
         try:
-            os.fstat(fd)
+            given = os.get_inheritable(fd)
         except OSError:
-            raise UsageError(f"--preserve-fds {count}: descriptor {fd} is not open") from None
+            given = False
+        if not given:
+            raise UsageError(f"--preserve-fds {count}: descriptor {fd} is not open")
     return fds
 
 
 class Creation:
     """One create on its way: what has been made so far, to be undone if the rest fails."""
 
-    __slots__ = ("bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran", "keep_fds", "mounts",
+    __slots__ = ("born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran", "keep_fds", "mounts",
                  "namespaces", "options", "pid", "process", "report")
 
     def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
@@ -101,10 +107,11 @@ class Creation:
         self.report = report
         self.pid = 0
         self.hooks_ran = False
+        self.born_in_cgroup = False
         self.fds: list[int] = []
         self.console_fd = -1
         self.channel: Channel | None = None
-        _check_supported(bundle)
+        check_supported(bundle)
         self.namespaces = namespaces.plan(config)
         self.mounts = mounts.plan(config, bundle.path)
         self.process = process.plan(config)
@@ -112,6 +119,11 @@ class Creation:
             report("warning", warning)
         _warn_resources(bundle, report)
         self._check_terminal()
+        if getattr(report, "debugging", False):
+            from . import explain
+
+            for pointer, text in explain.steps(bundle, directory.id):
+                report("debug", explain.line(pointer, text))
         linux = config.get("linux") or {}
         self.cgroup: Cgroup = cgroups.plan(linux.get("cgroupsPath"), directory.id, systemd=options.systemd_cgroup)
         now = time.time_ns()
@@ -127,6 +139,7 @@ class Creation:
             "start_time": 0,
             "creator": {"pid": os.getpid(), "start_time": process_start(os.getpid())},
             "cgroup": self.cgroup.to_data(),
+            "cgroup_is_ours": False,
             "pid_namespace": self.namespaces.has(k.CLONE_NEWPID) and not self.namespaces.joins_a(k.CLONE_NEWPID),
             "host_mounts": not self.namespaces.has(k.CLONE_NEWNS),
         }, report)
@@ -168,7 +181,7 @@ class Creation:
         directory.write(CONFIG, self.bundle.data)
         directory.write_state(self.container.data or {})
         self.namespaces.open()
-        self.cgroup.create()
+        self._make_cgroup()
         for warning in self.cgroup.warnings:
             self.report("debug", warning)
         self._spawn()
@@ -177,7 +190,14 @@ class Creation:
         try:
             if self.process is not None:
                 self.process.apply_from_parent(self.pid, self.fds[0])
-            channel.send("go")
+            # Moving a process between v1 cgroups waits for an RCU grace period, some 10 ms: let the
+            # init mount meanwhile.  Only a cgroup namespace has to be made in the right place.
+            if not self.namespaces.create & k.CLONE_NEWCGROUP:
+                channel.send("go")
+                self._join_cgroup()
+            else:
+                self._join_cgroup()
+                channel.send("go")
             channel.expect("mounted")
             self._create_hooks()
             channel.send("go")
@@ -190,6 +210,19 @@ class Creation:
             channel.send("commit")
         except (EOFError, BrokenPipeError):
             raise self._death() from None
+
+    def _make_cgroup(self) -> None:
+        """Make the cgroup, and only then say that whoever is found in it is ours to kill."""
+        data = self.container.data
+        assert data is not None
+        try:
+            self.cgroup.create()
+        except BaseException:
+            data["cgroup"] = None  # what stands there is somebody else's
+            raise
+        data["cgroup"] = self.cgroup.to_data()
+        data["cgroup_is_ours"] = True
+        self.container.directory.write_state(data)
 
     def _keep(self, fd: int) -> int:
         self.fds.append(fd)
@@ -214,14 +247,21 @@ class Creation:
             keep_fds=self.keep_fds, pivot=options.pivot, keyring=options.keyring,
             state=self.container.hook_state("creating", 0),
         )
+        cgroup_fd = None if self.namespaces.staged else self.cgroup.open_dir()
         try:
             self.pid = namespaces.spawn(
                 self.namespaces, proc, lambda pid: namespaces.write_id_maps(pid, proc, config),
-                lambda: init.main(plan))
+                lambda: init.main(plan), -1 if cgroup_fd is None else cgroup_fd)
+            self.born_in_cgroup = cgroup_fd is not None
         finally:
             theirs.close()
+            if cgroup_fd is not None:
+                os.close(cgroup_fd)
         self.report("debug", f"init is process {self.pid}")
-        self.cgroup.add(self.pid)
+
+    def _join_cgroup(self) -> None:
+        if not self.born_in_cgroup:
+            self.cgroup.add(self.pid)
 
     def _open_sources(self) -> dict[int, int]:
         """Bind sources for an init in a user namespace, which may not reach them itself."""
@@ -289,7 +329,8 @@ class Creation:
             self.container.directory.close()
 
 
-def _check_supported(bundle: Bundle) -> None:
+def check_supported(bundle: Bundle) -> None:
+    """Raises ConfigError for a part of config.json that this version neither does nor may ignore."""
     for section, key, what in _UNSUPPORTED:
         part = bundle.config.get(section) or {}
         if part.get(key):  # type: ignore[attr-defined]
@@ -302,8 +343,12 @@ def _warn_resources(bundle: Bundle, report: Report) -> None:
 
     The device rules every default config.json has are told only with --debug.
     """
+    for pointer, text in not_applied(bundle):
+        report("debug" if pointer.endswith("/devices") else "warning", f"{pointer}: {text}")
+
+
+def not_applied(bundle: Bundle) -> list[tuple[str, str]]:
+    """(pointer, text) for each limit that is asked for and not applied."""
     resources = (bundle.config.get("linux") or {}).get("resources") or {}
-    for key, value in resources.items():
-        if value:
-            report("debug" if key == "devices" else "warning",
-                   f"/linux/resources/{key}: not applied by this version of pyrunc")
+    return [(f"/linux/resources/{key}", "not applied by this version of pyrunc")
+            for key, value in resources.items() if value]

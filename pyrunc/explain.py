@@ -6,6 +6,7 @@ from __future__ import annotations
 from . import bundle as bundles
 from . import cgroup as cgroups
 from . import devices, mounts, namespaces, process
+from .creation import check_supported, not_applied
 from .hooks import hooks_of
 
 TYPE_CHECKING = False
@@ -20,6 +21,7 @@ _HOOKS_AFTER = ("startContainer", "poststart", "poststop")
 def explain(bundle_path: str, container_id: str = "ID") -> list[str]:
     """The lines.  Raises PyruncError where create would refuse the configuration."""
     bundle = bundles.load(bundle_path)
+    check_supported(bundle)
     return [line(pointer, text) for pointer, text in steps(bundle, container_id)]
 
 
@@ -35,6 +37,7 @@ def steps(bundle: Bundle, container_id: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     cgroup = cgroups.plan(linux.get("cgroupsPath"), container_id)
     found += [("/linux/cgroupsPath", f"cgroup {path}") for path in cgroup.directories()]
+    found += not_applied(bundle)
     found += namespaces.plan(config).lines
     for name, mappings in (("uidMappings", linux.get("uidMappings")), ("gidMappings", linux.get("gidMappings"))):
         for index, entry in enumerate(mappings or ()):

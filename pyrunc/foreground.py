@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import select
 
-from .errors import ContainerError, PyruncError
+from .errors import ContainerError, PyruncError, UsageError
 from .lifecycle import Container
 from .linux import process as k
 
@@ -31,11 +31,15 @@ _NOT_FORWARDED = frozenset((_signal.SIGCHLD, _signal.SIGKILL, _signal.SIGSTOP, _
 def run(bundle: str, container_id: str, root: str, options: Callable[[int], CreateOptions], *, detach: bool,
         keep: bool, subreaper: bool, console_socket: str, report: Report) -> int:
     """Run a container; its exit code (128 + the signal that ended it), 0 with `detach`."""
+    if console_socket and not detach:
+        # runc's words; clients match them.
+        raise UsageError("cannot use console socket if runc will not detach or allocate tty",
+                         hint="add --detach, or leave out --console-socket")
     if subreaper and not detach:
         # What the container leaves behind comes to us to be reaped, not to the host's init.
         k.prctl(k.PR_SET_CHILD_SUBREAPER, 1)
     ours = theirs = -1
-    if not detach and not console_socket and _wants_terminal(bundle):
+    if not detach and _wants_terminal(bundle):
         from .terminal import console_pair
 
         ours, theirs = console_pair()
@@ -92,7 +96,7 @@ def _with_terminal(container: Container, socket_fd: int, signals: Signals) -> in
 class Signals:
     """Our signals as bytes on a descriptor, forwarded to the init; its exit status when it is reaped."""
 
-    __slots__ = ("_saved", "_write", "fd", "status")
+    __slots__ = ("_mask", "_saved", "_write", "fd", "status")
 
     def __init__(self) -> None:
         self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -105,8 +109,11 @@ class Signals:
             # Python ignores SIGPIPE; a write error is told as one.
             if number != _signal.SIGPIPE:
                 self._saved[number] = _signal.signal(number, _noted)
+        # A caller may have had some blocked; without SIGCHLD we would wait for ever.
+        self._mask = _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
     def restore(self) -> None:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._mask)
         _signal.set_wakeup_fd(-1)
         for number, handler in self._saved.items():
             _signal.signal(number, handler)

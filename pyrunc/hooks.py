@@ -16,7 +16,7 @@ import select
 import time
 
 from .errors import HookError
-from .linux.process import close_from
+from .linux.process import close_from, reset_signals
 from .signals import signal_name
 from .spec.load import dump
 
@@ -240,7 +240,7 @@ def _child(program: _Program, stdin: int, stdout: int, stderr: int, failure: int
         failure = os.dup2(high[3], 3, inheritable=False)
         call = "close_range"
         close_from(_FIRST_FREE_FD)
-        _reset_signals()
+        reset_signals()
         if program.cwd is not None:
             call = "chdir"
             os.chdir(program.cwd)
@@ -252,14 +252,6 @@ def _child(program: _Program, stdin: int, stdout: int, stderr: int, failure: int
         os.write(failure, f"0 {call}".encode())
     finally:
         os._exit(127)
-
-
-def _reset_signals() -> None:
-    """Default dispositions and an empty mask: execve(2) keeps what is ignored or blocked."""
-    for number in _signal.valid_signals():
-        if number not in (_signal.SIGKILL, _signal.SIGSTOP):
-            _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def _wait(pid: int, captures: list[_Capture], deadline: float | None) -> int | None:

@@ -240,6 +240,7 @@ def _enter(plan: InitPlan, root: RootFs) -> str:
     _sysctls(plan.proc, linux.get("sysctl") or {})
     rootfs.readonly_paths(root, list(linux.get("readonlyPaths") or ()))
     rootfs.mask_paths(root, list(linux.get("maskedPaths") or ()))
+    rootfs.set_propagation(root, plan.config)
     os.close(root.fd)
     if process is None:
         return ""
@@ -297,8 +298,6 @@ def _run(plan: InitPlan, program: str) -> None:
     k.close_on_exec_from(3)
     for fd in plan.keep_fds:
         os.set_inheritable(fd, True)
-    for number in range(1, 65):
-        if number not in (9, 19, 32, 33):  # KILL and STOP can't be, glibc keeps 32 and 33
-            _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    k.reset_signals()
+    plan.process.apply_limits()
     plan.process.execute(program)

@@ -19,6 +19,7 @@ import time
 
 from . import cgroup as cgroups
 from . import state as states
+from ._version import OCI_VERSION
 from .errors import ContainerError, ContainerNotFound, PyruncError, from_data, kernel_error
 from .hooks import hooks_of, run_hooks, run_hooks_warn
 from .linux import mount as k
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
-OCI_VERSION = "1.3.0"
 DELETE_TIMEOUT = 10.0  # seconds for a killed init to be gone, as runc
 _POLL = 0.005
 
@@ -253,7 +253,7 @@ class Container:
         if number == _signal.SIGKILL and status == "paused":
             cgroup = self.cgroup
             if cgroup is not None:
-                cgroup.thaw()  # cgroup v1: a frozen process dies only when thawed
+                cgroup.signal_all(number)  # cgroup v1: a frozen process dies only when its whole tree is thawed
 
     def _has_pid_namespace(self) -> bool:
         return bool((self.data or {}).get("pid_namespace", True))
@@ -315,7 +315,13 @@ class Container:
         config = self._config_or_none()
         data = self.data or {}
         cgroup = self.cgroup
-        if cgroup is not None:
+        if cgroup is not None and not data.get("cgroup_is_ours", True):
+            # A create that died before it had the cgroup: the processes there may be anybody's.
+            try:
+                cgroup.destroy(timeout=0.0)
+            except PyruncError as error:
+                self.report("debug", f"cgroup left alone: {error}")
+        elif cgroup is not None:
             if not data.get("pid_namespace", True) or not data.get("pid"):
                 cgroup.signal_all(_signal.SIGKILL)
             self._destroy_cgroup(cgroup)
@@ -393,7 +399,6 @@ def load_all(root: str = "", report: Report = silent) -> list[Container]:
 def force_delete(container_id: str, root: str = "", report: Report = silent) -> None:
     """delete --force: no error if there is no such container."""
     try:
-        container = Container.load(container_id, root, report)
+        Container.load(container_id, root, report).delete(force=True)
     except ContainerNotFound:
-        return
-    container.delete(force=True)
+        return  # or somebody else has deleted it while we waited for its lock

@@ -14,6 +14,7 @@ from .errors import UsageError
 from .spec.load import dump
 
 LEVELS = ("debug", "info", "warning", "error")
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 class Log:
@@ -37,23 +38,24 @@ class Log:
     def __call__(self, level: str, message: str) -> None:
         if level == "debug" and not self.debugging:
             return
+        plain = message if message.isprintable() else _escape(message)
         if self._fd >= 0:
             self._write(self._fd, self.line(level, message))
             # runc repeats an error on stderr, where conmon and people look for it.
             if level == "error":
-                self._write(2, f"pyrunc: {message}\n")
+                self._write(2, f"pyrunc: {plain}\n")
         elif self.format == "json":
             self._write(2, self.line(level, message))
         else:
             prefix = "" if level == "error" else f"{level}: "
-            self._write(2, f"pyrunc: {prefix}{message}\n")
+            self._write(2, f"pyrunc: {prefix}{plain}\n")
 
     def line(self, level: str, message: str) -> str:
         """One line of the configured format."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self.format == "json":
             return dump({"level": level, "msg": message, "time": now}) + "\n"
-        quoted = message.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        quoted = _escape(message.replace("\\", "\\\\").replace('"', '\\"'))
         return f'time="{now}" level={level} msg="{quoted}"\n'
 
     @staticmethod
@@ -62,3 +64,10 @@ class Log:
             os.write(fd, text.encode("utf-8", "backslashreplace"))
         except OSError:
             pass  # nowhere left to complain
+
+
+def _escape(message: str) -> str:
+    """Control characters as Go's %q writes them: a name from an image must not start a line or move the cursor."""
+    return "".join(char if char >= " " and not "\x7f" <= char <= "\x9f" else
+                   _ESCAPES.get(char) or (f"\\x{ord(char):02x}" if char < "\x80" else f"\\u{ord(char):04x}")
+                   for char in message)

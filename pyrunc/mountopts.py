@@ -29,7 +29,7 @@ _ATTRIBUTES: dict[str, tuple[int, int]] = {
     "relatime": (k.MOUNT_ATTR_RELATIME, k.MOUNT_ATTR__ATIME),
     "strictatime": (k.MOUNT_ATTR_STRICTATIME, k.MOUNT_ATTR__ATIME),
     "atime": (k.MOUNT_ATTR_RELATIME, k.MOUNT_ATTR__ATIME),
-    "norelatime": (k.MOUNT_ATTR_STRICTATIME, k.MOUNT_ATTR__ATIME),
+    "norelatime": (0, 0),  # relatime is the kernel's default: mount(8) changes nothing either
     "nostrictatime": (k.MOUNT_ATTR_RELATIME, k.MOUNT_ATTR__ATIME),
 }
 _RECURSIVE = {"r" + name: value for name, value in _ATTRIBUTES.items()}

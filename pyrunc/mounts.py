@@ -169,7 +169,17 @@ class BindMount(MountStep):
         return f"bind {self.source} on {self.unsafe_target}{self._names()}"
 
     def open_source(self) -> int:
-        """A detached copy of the source's mount (tree).  Raises KernelError naming the source."""
+        """A detached copy of the source's mount (tree), for an init in a user namespace.
+
+        A mount namespace of another user namespace turns what it inherits into slaves
+        (mount_namespaces(7), Restrictions); what is handed in from outside has to be made so, or mounts
+        made in the container would reach the host.  Raises KernelError naming the source.
+        """
+        tree = self._open_tree()
+        k.mount_setattr(tree, propagation=k.MS_SLAVE, recursive=True)
+        return tree
+
+    def _open_tree(self) -> int:
         try:
             return k.open_tree(AT_FDCWD, self.source, recursive=self.options.recursive)
         except OSError as error:
@@ -178,10 +188,10 @@ class BindMount(MountStep):
     def apply(self, root: RootFs) -> None:
         tree = root.sources.pop(self.index, -1)
         if tree < 0:
-            tree = self.open_source()
+            tree = self._open_tree()
         try:
             target = root.make_target(self.unsafe_target, directory=is_directory(tree), pointer=self.pointer,
-                                      procfs=fstatfs_type(tree) == PROC_SUPER_MAGIC)
+                                      procfs=_is_procfs_root(tree))
             try:
                 options = self.options
                 # The kernel ignores every flag but MS_REC on a bind; attributes need a call of their own,
@@ -201,6 +211,11 @@ class BindMount(MountStep):
             os.close(tree)
 
 
+def _is_procfs_root(fd: int) -> bool:
+    """Whether `fd` is the root of a procfs, whose inode is 1: a directory below one is no /proc."""
+    return fstatfs_type(fd) == PROC_SUPER_MAGIC and os.fstat(fd).st_ino == 1
+
+
 class Remount(MountStep):
     """`remount`: new options for what is mounted at the destination already."""
 
@@ -215,8 +230,8 @@ class Remount(MountStep):
             target = root.open(self.unsafe_target)
             try:
                 if not options.bind and (options.data or options.superblock_flags):
-                    os.fchdir(target if is_directory(target) else root.fd)
-                    k.mount(None, ".", None, k.MS_REMOUNT | options.old_flags(), options.data_string())
+                    os.fchdir(root.proc_self)  # a file can't be the working directory, its link in /proc serves both
+                    k.mount(None, f"fd/{target}", None, k.MS_REMOUNT | options.old_flags(), options.data_string())
                     os.chdir("/")
                 elif options.set or options.clear:
                     k.mount_setattr(target, set_=options.set, clear=options.clear)

@@ -205,7 +205,7 @@ def _stage(namespaces: NamespacePlan, proc: int, channel: Channel, child: Callab
             _write_time_offsets(namespaces.config, proc)
             create &= ~k.CLONE_NEWTIME
         # A sibling, not a child: the init belongs to the runtime's parent when all this is over.
-        pid = clone3(create | k.CLONE_PARENT)
+        pid = clone3(create | k.CLONE_PARENT, exit_signal=0)  # it takes ours
         if pid == 0:
             channel.close()
             child()

@@ -109,10 +109,16 @@ class ProcessPlan:
         add(("/process/args", f"execve {self.args}"))
 
     def apply_from_parent(self, pid: int, proc: int) -> None:
-        """Limits and the OOM score of `pid`, which a process in a user namespace may not raise itself."""
+        """Raise hard limits and set the OOM score of `pid`: in a user namespace it may not do so itself.
+
+        The limits as configured are set by `apply_limits` at the very end: with a few descriptors or
+        a few megabytes the init could not do its work.
+        """
         for name, number, soft, hard, pointer in self.rlimits:
             try:
-                k.prlimit(pid, number, (soft, hard))
+                now_soft, now_hard = k.prlimit(pid, number)
+                if hard > now_hard:
+                    k.prlimit(pid, number, (now_soft, hard))
             except OSError as error:
                 hint = "raising a hard limit needs CAP_SYS_RESOURCE" if error.errno == errno.EPERM else ""
                 raise kernel_error(f"{name} soft {soft} hard {hard}", error, pointer=pointer, hint=hint) from None
@@ -129,6 +135,14 @@ class ProcessPlan:
                 raise kernel_error(f"set the OOM score to {score}", error, syscall="write",
                                    pointer="/process/oomScoreAdj", hint=hint) from None
 
+    def apply_limits(self) -> None:
+        """The resource limits as configured; no descriptor is opened from here on but by the program."""
+        for name, number, soft, hard, pointer in self.rlimits:
+            try:
+                k.prlimit(0, number, (soft, hard))
+            except OSError as error:
+                raise kernel_error(f"{name} soft {soft} hard {hard}", error, pointer=pointer) from None
+
     def apply_scheduling(self) -> None:
         """Scheduler, I/O priority, memory policy, personality: while the privileges are there."""
         scheduler = self.config.get("scheduler")
@@ -136,9 +150,12 @@ class ProcessPlan:
             flags = 0
             for name in scheduler.get("flags") or ():
                 flags |= _SCHED_FLAGS[name]
+            hint = ""
+            if scheduler["policy"] in ("SCHED_FIFO", "SCHED_RR"):
+                hint = "needs CAP_SYS_NICE, and on cgroup v1 a cgroup with cpu.rt_runtime_us"
             _wrap("/process/scheduler", f"scheduler {scheduler['policy']}", lambda: k.sched_setattr(
                 0, _POLICIES[scheduler["policy"]], flags, scheduler.get("nice") or 0, scheduler.get("priority") or 0,
-                scheduler.get("runtime") or 0, scheduler.get("deadline") or 0, scheduler.get("period") or 0))
+                scheduler.get("runtime") or 0, scheduler.get("deadline") or 0, scheduler.get("period") or 0), hint)
         priority = self.config.get("ioPriority")
         if priority:
             _wrap("/process/ioPriority", f"I/O priority {priority['class']}", lambda: k.ioprio_set(
@@ -185,8 +202,7 @@ class ProcessPlan:
         if not entered and not self._enter_cwd():
             raise ConfigError("/process/cwd", f"uid {self.uid} may not enter {self.cwd}", syscall="chdir",
                               errno=errno.EACCES)
-        # A descriptor or a link of /proc can lead out of the root (CVE-2024-21626).
-        if not os.getcwd().startswith("/"):
+        if not _is_below_root():
             raise ConfigError("/process/cwd", f"{self.cwd} is outside of the container's root")
         _wrap("/process/capabilities", "set the capabilities", lambda: capabilities.apply(self.capabilities))
         os.umask(self.umask)
@@ -239,6 +255,14 @@ class ProcessPlan:
             raise _exec_error(program, error.errno or 0) from None
 
 
+def _is_below_root() -> bool:
+    """Whether the working directory is: a descriptor or a link of /proc can lead out (CVE-2024-21626)."""
+    try:
+        return os.getcwd().startswith("/")
+    except FileNotFoundError:  # getcwd(3), where the kernel says "(unreachable)"
+        return False
+
+
 def _exec_error(program: str, number: int) -> PyruncError:
     hint = {
         errno.ENOEXEC: "not a program for this machine, or a script without #!",
@@ -275,11 +299,13 @@ def _own_stdio(fd: int, uid: int) -> None:
             raise kernel_error(f"give descriptor {fd} to uid {uid}", error, syscall="fchown") from None
 
 
-def _wrap(pointer: str, what: str, action: Callable[[], None]) -> None:
+def _wrap(pointer: str, what: str, action: Callable[[], None], denied: str = "") -> None:
+    """Do it; an error names the pointer, and with EPERM `denied` as the hint."""
     try:
         action()
     except OSError as error:
-        raise kernel_error(what, error, pointer=pointer) from None
+        hint = denied if error.errno == errno.EPERM else ""
+        raise kernel_error(what, error, pointer=pointer, hint=hint) from None
 
 
 def parse_nodes(text: str) -> int:

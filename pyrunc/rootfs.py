@@ -88,20 +88,34 @@ class RootFs:
             hint = ""
             if error.errno == 40 and not follow:
                 hint = "a link in the image can't stand where this file system is mounted"
+            if error.errno == 20 and directory and self._is_file(target):
+                raise _kinds_differ(pointer, target, source_is_directory=True) from None
             raise kernel_error(f"mount point /{target}", error, pointer=pointer, hint=hint) from None
         if is_directory(fd) != directory:
-            kind, other = ("a directory", "a file") if directory else ("a file", "a directory")
             os.close(fd)
-            raise ConfigError(pointer, f"the source is {kind}, but /{target} in the container is {other}")
+            raise _kinds_differ(pointer, target, source_is_directory=directory)
         # The text may be harmless and the place not: a link can lead below /proc all the same.
         if not procfs and target not in _PROC_ALLOWED and fstatfs_type(fd) == PROC_SUPER_MAGIC:
             os.close(fd)
             raise ConfigError(pointer, f"/{target} leads into /proc, where this can't be mounted")
         return fd
 
+    def _is_file(self, target: str) -> bool:
+        try:
+            fd = self.open(target)
+        except OSError:
+            return False
+        os.close(fd)
+        return True  # or O_DIRECTORY would not have failed
+
     def open(self, unsafe_path: str, flags: int = O_PATH) -> int:
         """Open `unsafe_path` below the root.  Raises OSError."""
         return open_in_root(self.fd, clean(unsafe_path), flags)
+
+
+def _kinds_differ(pointer: str, target: str, *, source_is_directory: bool) -> ConfigError:
+    kind, other = ("a directory", "a file") if source_is_directory else ("a file", "a directory")
+    return ConfigError(pointer, f"the source is {kind}, but /{target} in the container is {other}")
 
 
 def _check_proc(target: str, pointer: str, procfs: bool) -> None:
@@ -141,28 +155,57 @@ def attach(rootfs: str, namespaces: int, config: Config) -> int:
     `namespaces` are the CLONE_NEW* flags of the namespaces made new.  Raises KernelError.
     """
     wanted = propagation(config)
-    if namespaces & CLONE_NEWNS:
-        # A slave still sees what the host mounts later, the host sees nothing of ours.
-        private = wanted is not None and wanted[0] in (k.MS_PRIVATE, k.MS_UNBINDABLE)
-        try:
-            k.mount(None, "/", None, (k.MS_PRIVATE if private else k.MS_SLAVE) | k.MS_REC)
-        except OSError as error:
-            raise kernel_error("make the mounts a slave of the host's", error) from None
+    own = bool(namespaces & CLONE_NEWNS)
+    shared = wanted is not None and wanted[0] == k.MS_SHARED
+    if own:
+        _leave_the_host(rootfs, wanted)
     try:
         tree = k.open_tree(AT_FDCWD, rootfs, recursive=True)
-        if wanted is not None and wanted[0] == k.MS_SHARED:
-            # A peer group of its own: leave the host's first (config-linux.md: not shared with the host).
+        if shared or not own:
+            # Not a peer of the host's mount it was copied from, or what is mounted below goes there too.
             k.mount_setattr(tree, propagation=k.MS_PRIVATE, recursive=True)
-            k.mount_setattr(tree, propagation=k.MS_SHARED, recursive=True)
         target = os.open(rootfs, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         k.move_mount(tree, target)
         os.close(target)
+        if not own:
+            # On a shared parent it became shared again (mount_namespaces(7), shared subtrees).
+            k.mount_setattr(tree, propagation=k.MS_PRIVATE, recursive=True)
     except OSError as error:
         hint = ""
         if error.errno == 13:
             hint = "the user namespace's root needs execute permission on every directory above the rootfs"
         raise kernel_error(f"attach the rootfs {rootfs}", error, pointer="/root/path", hint=hint) from None
     return tree
+
+
+def _leave_the_host(rootfs: str, wanted: tuple[int, bool] | None) -> None:
+    """The propagation of the new mount namespace's copy of the host's mounts.  Raises KernelError.
+
+    A slave still sees what the host mounts later, the host sees nothing of ours.  With a shared root
+    the mounts stay peers of the host's, so that a bind of a shared one may go on being that.
+    """
+    kind = k.MS_SLAVE if wanted is None else wanted[0]
+    if kind == k.MS_UNBINDABLE:
+        kind = k.MS_PRIVATE  # the rootfs has to be bound first
+    try:
+        k.mount(None, "/", None, kind | k.MS_REC)
+        if kind == k.MS_SHARED:
+            _make_parent_private(rootfs)
+    except OSError as error:
+        raise kernel_error("set the propagation of the host's mounts in the container", error,
+                           pointer="/linux/rootfsPropagation") from None
+
+
+def _make_parent_private(rootfs: str) -> None:
+    """Make the mount `rootfs` is on private, or our root, mounted there, would appear on the host."""
+    path = os.path.realpath(rootfs)
+    while True:
+        try:
+            return k.mount(None, path, None, k.MS_PRIVATE)
+        except OSError as error:
+            if error.errno != 22 or path == "/":  # EINVAL: not a mount point, look above
+                raise
+        path = os.path.dirname(path)
 
 
 def finish_mounts(root: RootFs, config: Config) -> None:
@@ -173,17 +216,22 @@ def finish_mounts(root: RootFs, config: Config) -> None:
         except OSError as error:
             raise kernel_error("make the mount read-only", error, pointer=pointer) from None
     root.deferred.clear()
-    wanted = propagation(config)
-    if wanted is not None and wanted[0] != k.MS_SHARED:
-        try:
-            k.mount_setattr(root.fd, propagation=wanted[0], recursive=wanted[1])
-        except OSError as error:
-            raise kernel_error("propagation of the root", error, pointer="/linux/rootfsPropagation") from None
     if config["root"].get("readonly"):
         try:
             k.mount_setattr(root.fd, set_=k.MOUNT_ATTR_RDONLY)
         except OSError as error:
             raise kernel_error("make the root read-only", error, pointer="/root/readonly") from None
+
+
+def set_propagation(root: RootFs, config: Config) -> None:
+    """linux.rootfsPropagation, when nothing has to be bound or moved any more.  Raises KernelError."""
+    wanted = propagation(config)
+    if wanted is None:
+        return
+    try:
+        k.mount_setattr(root.fd, propagation=wanted[0], recursive=wanted[1])
+    except OSError as error:
+        raise kernel_error("propagation of the root", error, pointer="/linux/rootfsPropagation") from None
 
 
 def pivot(root: RootFs) -> None:
@@ -212,12 +260,15 @@ def move_root(root: RootFs) -> None:
     a full view of them would allow to mount unmasked ones in a nested user namespace.
     """
     try:
-        for mount_point in _host_proc_and_sys(root.path):
+        for mount_point, on_shared in _host_proc_and_sys(root.path):
             k.mount(None, mount_point, None, k.MS_SLAVE | k.MS_REC)
             try:
+                if on_shared:  # to unmount it here would unmount it on the host
+                    raise OSError
                 k.umount(mount_point, k.MNT_DETACH)
             except OSError:
                 k.mount("tmpfs", mount_point, "tmpfs", k.MS_RDONLY)
+        k.mount(None, "/", None, k.MS_PRIVATE)
         os.fchdir(root.fd)
         k.mount(".", "/", None, k.MS_MOVE)
         os.chroot(".")
@@ -226,16 +277,21 @@ def move_root(root: RootFs) -> None:
         raise kernel_error(f"move the root {root.path} to /", error) from None
 
 
-def _host_proc_and_sys(rootfs: str) -> list[str]:
+def _host_proc_and_sys(rootfs: str) -> list[tuple[str, bool]]:
+    """Where the host has procfs and sysfs, deepest first; and whether on a shared mount."""
     found = []
+    shared = set()
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             left, _, right = line.partition(" - ")
-            mount_point = left.split(" ")[4]
+            mount_id, parent, _, _, mount_point, _, *propagations = left.split(" ")
+            if any(field.startswith("shared:") for field in propagations):
+                shared.add(mount_id)
             inside = mount_point == rootfs or mount_point.startswith(rootfs + "/")
             if right.split(" ")[0] in ("proc", "sysfs") and not inside:
-                found.append(mount_point)
-    return sorted(found, key=len, reverse=True)
+                found.append((mount_point, parent))
+    found.sort(key=lambda mount: len(mount[0]), reverse=True)
+    return [(mount_point, parent in shared) for mount_point, parent in found]
 
 
 def change_root(root: RootFs) -> None:

@@ -83,6 +83,11 @@ class StateDir:
         check_id(container_id)
         try:
             os.makedirs(root, mode=0o700, exist_ok=True)
+        except FileExistsError:
+            raise UsageError(f"--root {root} is not a directory") from None
+        except OSError as error:
+            raise kernel_error(f"make the state root {root}", error, syscall="mkdir") from None
+        try:
             os.mkdir(f"{root}/{container_id}", 0o700)
         except FileExistsError:
             raise ContainerExists(container_id) from None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import os
 import shutil
@@ -47,6 +48,31 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     config["process"]["args"] = ["true"]
     config["root"]["readonly"] = False
     return path, config
+
+
+@pytest.fixture(scope="session")
+def debian() -> Path:
+    """The root of a small Debian, which nobody writes to.
+
+    debootstrap makes it once and it is kept: below PYRUNC_TEST_CACHE, or the user's cache directory.
+    """
+    cache = Path(os.environ.get("PYRUNC_TEST_CACHE")
+                 or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pyrunc-tests")
+    cache.mkdir(parents=True, exist_ok=True)
+    root = cache / "debian-bookworm"
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            work = cache / f"{root.name}.part"
+            shutil.rmtree(work, ignore_errors=True)
+            made = subprocess.run(["debootstrap", "--variant=minbase", "--include=python3-minimal", "bookworm",
+                                   work, *os.environ.get("PYRUNC_TEST_MIRROR", "").split()],
+                                  capture_output=True, text=True, timeout=900)
+            assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
+            for package in (work / "var/cache/apt/archives").glob("*.deb"):
+                package.unlink()
+            work.rename(root)
+    return root
 
 
 @pytest.fixture

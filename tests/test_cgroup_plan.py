@@ -125,6 +125,7 @@ def test_data_there_and_back() -> None:
     planned = cgroup.plan("/pyrunc-test-plan/x", "id")
     planned.given = ["/a"]
     planned.skipped = ["/b"]
+    planned.claimed = True
     again = Cgroup.from_data(json.loads(json.dumps(planned.to_data())))
     assert again.to_data() == planned.to_data()
 

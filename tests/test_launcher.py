@@ -71,7 +71,7 @@ def binaries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                    cwd=ROOT, check=True)
     broken = out / "broken"
     nowhere = {"PYRUNC_LIBDIR": "/nonexistent", "PYRUNC_LIBPYTHON": "libpython-gone.so", "PYRUNC_PREFIX": "/usr",
-               "PYRUNC_STDLIB": "/nonexistent", "PYRUNC_DYNLOAD": "/nonexistent"}
+               "PYRUNC_STDLIB": "/nonexistent", "PYRUNC_DYNLOAD": "/nonexistent", "PYRUNC_PYTHON": "/nonexistent"}
     subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", f"-I{sysconfig.get_path('include')}",
                     *(f'-D{name}="{value}"' for name, value in nowhere.items()),
                     ROOT / "launcher/pyrunc.c", "-o", broken, "-ldl"], check=True)
@@ -287,7 +287,8 @@ def test_output_that_cannot_be_written_is_an_error(command: Path) -> None:
 def test_run_as_a_module(launcher: Path) -> None:
     """`python -m pyrunc` makes itself isolated and sealed, though python had its say before that."""
     place = launcher.parent.parent / "lib" / PYTHON / "site-packages"
-    seen = facts(python_of_the_system(), "-m", "pyrunc", "create", "x", env={"PYTHONPATH": str(place)})
+    seen = facts(python_of_the_system(), "-m", "pyrunc", "create", "x", cwd="/",
+                 env={"PYTHONPATH": str(place)})
     assert set(seen["flags"].values()) == {1}
     assert seen["seals"] & ALL_SEALS == ALL_SEALS
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import sys
 
-from pyrunc._version import __version__
+from pyrunc._version import OCI_VERSION, __version__
 from pyrunc.cli.options import HELP, Option, parse, usage
 from pyrunc.errors import PyruncError, UsageError
 from pyrunc.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from types import ModuleType
 
     from pyrunc.cli.options import Args
+else:
+    import _signal  # what `signal` wraps; that one costs importing enum
 
 COMMANDS = {
     "create": "create a container from a bundle; it waits for start",
@@ -36,11 +39,11 @@ COMMANDS = {
 GLOBAL_OPTIONS = (
     Option("debug", help="log every step; show tracebacks"),
     Option("log", kind="text", metavar="FILE", help="write the log to FILE (default: stderr)"),
-    Option("log-format", kind="text", metavar="FORMAT", default="text", help="text or json"),
+    Option("log-format", kind="text", metavar="text|json", default="text", help="how to write it"),
     Option("root", kind="text", metavar="DIR", help="where containers' state is kept (default: /run/pyrunc, "
                                                     "or $XDG_RUNTIME_DIR/pyrunc for an ordinary user)"),
     Option("systemd-cgroup", help="let systemd make the cgroup (not in this version)"),
-    Option("rootless", kind="text", metavar="true|false|auto", default="auto", help="ignore cgroup permission errors"),
+    Option("rootless", kind="text", metavar="true|false|auto", default="auto", help="accepted, as runc has it; who calls decides whether a cgroup may be skipped"),
     Option("version", "v", help="print the version"),
 )
 
@@ -66,6 +69,8 @@ class Context:
 def main(argv: list[str]) -> int:
     """Run one command line; the exit code."""
     _open_standard_streams()
+    # A caller may have it ignored, which exec inherits: children would vanish with their exit status.
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     log = Log()
     context = Context()
     try:
@@ -106,14 +111,14 @@ def _open_standard_streams() -> None:
 
 def _dispatch(args: Args, rest: list[str], context: Context) -> int:
     if args.flag("version"):
-        from pyrunc.lifecycle import OCI_VERSION
-
         # containerd's shim looks for "runc version X".
         print(f"runc version {__version__}\npyrunc: {__version__}\nspec: {OCI_VERSION}")
         return 0
-    if args.flag("help") or not rest or rest[0] == "help":
+    if args.flag("help") or not rest or rest == ["help"]:
         print(_help(), end="")
         return 0 if args.flag("help") or rest else 1
+    if rest[0] == "help":  # `help COMMAND`
+        rest = [rest[1], "--help"]
     name = rest[0]
     if name not in COMMANDS:
         from difflib import get_close_matches

@@ -27,6 +27,8 @@ _COMMON = {
 TABLES: dict[str, dict[str, int]] = {
     "x86_64": {
         **_COMMON,
+        "rt_sigaction": 13,
+        "rt_sigprocmask": 14,
         "socketpair": 53,
         "capget": 125,
         "capset": 126,
@@ -65,6 +67,8 @@ TABLES: dict[str, dict[str, int]] = {
         "capset": 91,
         "personality": 92,
         "unshare": 97,
+        "rt_sigaction": 134,
+        "rt_sigprocmask": 135,
         "sethostname": 161,
         "setdomainname": 162,
         "setrlimit": 164,
