@@ -16,7 +16,8 @@ DONE := $(VENV)/done
 
 BUILD_PACKAGES := python3-venv python3-dev gcc libc6-dev libcap-dev
 DEMO_PACKAGES := busybox-static
-TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bin procps iproute2 util-linux
+TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bin procps iproute2 util-linux \
+	tmux groff-base
 
 SOURCES := $(shell find pyrunc launcher tools setup.py pyproject.toml \
 	-name __pycache__ -prune -o -type f ! -name '*.so' -print)
@@ -50,11 +51,14 @@ install: $(DONE)/pyrunc uninstall
 		$(if $(DESTDIR),--root $(DESTDIR)) --prefix $(PREFIX)/lib/pyrunc $(DONE)/wheel/pyrunc-*.whl
 	mkdir -p $(DESTDIR)$(PREFIX)/bin
 	ln -sf ../lib/pyrunc/bin/pyrunc $(DESTDIR)$(PREFIX)/bin/pyrunc
+	install -D -m 644 docs/man/pyrunc.8 $(DESTDIR)$(PREFIX)/share/man/man8/pyrunc.8
+	install -D -m 644 docs/completion/pyrunc.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pyrunc
 	echo "installed $(DESTDIR)$(PREFIX)/bin/pyrunc"
 
 uninstall:
 	rm -rf $(DESTDIR)$(PREFIX)/lib/pyrunc
-	rm -f $(DESTDIR)$(PREFIX)/bin/pyrunc
+	rm -f $(DESTDIR)$(PREFIX)/bin/pyrunc $(DESTDIR)$(PREFIX)/share/man/man8/pyrunc.8 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/pyrunc
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

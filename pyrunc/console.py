@@ -69,7 +69,7 @@ def set_up(root: RootFs, socket_fd: int, size: tuple[int, int] | None, uid: int)
         raise kernel_error("open a terminal", error, pointer="/process/terminal") from None
     try:
         fcntl.ioctl(master, TIOCSPTLCK, pack("=i", 0))
-        peer = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        peer = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | 0o100000)
         if size is not None:
             fcntl.ioctl(master, TIOCSWINSZ, pack("=HHHH", size[0], size[1], 0, 0))
         os.fchown(peer, uid, -1)

@@ -95,8 +95,8 @@ def _preserved(count: int) -> list[int]:
 class Creation:
     """One create on its way: what has been made so far, to be undone if the rest fails."""
 
-    __slots__ = ("born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran", "keep_fds", "mounts",
-                 "namespaces", "options", "pid", "process", "report")
+    __slots__ = ("born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran",
+                 "keep_fds", "mounts", "namespaces", "options", "pid", "process", "report")
 
     def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
                  report: Report) -> None:
@@ -184,7 +184,7 @@ class Creation:
         self._make_cgroup()
         for warning in self.cgroup.warnings:
             self.report("debug", warning)
-        self._spawn()
+        plan = self._spawn()
         channel = self.channel
         assert channel is not None and self.container.data is not None
         try:
@@ -198,9 +198,10 @@ class Creation:
             else:
                 self._join_cgroup()
                 channel.send("go")
-            channel.expect("mounted")
-            self._create_hooks()
-            channel.send("go")
+            if plan.has_create_hooks():
+                channel.expect("mounted")
+                self._create_hooks()
+                channel.send("go")
             channel.expect("ready")
             self.container.data["pid"] = self.pid
             self.container.data["start_time"] = process_start(self.pid)
@@ -228,7 +229,7 @@ class Creation:
         self.fds.append(fd)
         return fd
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> init.InitPlan:
         config, options = self.bundle.config, self.options
         proc = self._keep(open_proc())
         fifo = self._keep(self.container.directory.make_fifo())
@@ -258,6 +259,7 @@ class Creation:
             if cgroup_fd is not None:
                 os.close(cgroup_fd)
         self.report("debug", f"init is process {self.pid}")
+        return plan
 
     def _join_cgroup(self) -> None:
         if not self.born_in_cgroup:
@@ -274,7 +276,7 @@ class Creation:
         return sources
 
     def _create_hooks(self) -> None:
-        self.hooks_ran = bool(self.bundle.config.get("hooks"))
+        self.hooks_ran = True
         state = self.container.hook_state("creating", self.pid)
         for kind in ("prestart", "createRuntime"):
             run_hooks(kind, hooks_of(self.bundle.config, kind), state, pointer=f"/hooks/{kind}",

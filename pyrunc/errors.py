@@ -126,7 +126,8 @@ def kernel_error(what: str, error: OSError, *, syscall: str = "", pointer: str =
 
 _CLASSES: dict[str, type[PyruncError]] = {
     cls.__name__: cls
-    for cls in (PyruncError, UsageError, BundleError, ConfigError, ContainerError, KernelError, HookError)
+    for cls in (PyruncError, UsageError, BundleError, ConfigError, ContainerError, ContainerExists,
+                ContainerNotFound, KernelError, HookError)
 }
 
 

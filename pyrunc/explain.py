@@ -8,6 +8,7 @@ from . import cgroup as cgroups
 from . import devices, mounts, namespaces, process
 from .creation import check_supported, not_applied
 from .hooks import hooks_of
+from .linux.process import CLONE_NEWNS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def steps(bundle: Bundle, container_id: str) -> list[tuple[str, str]]:
     cgroup = cgroups.plan(linux.get("cgroupsPath"), container_id)
     found += [("/linux/cgroupsPath", f"cgroup {path}") for path in cgroup.directories()]
     found += not_applied(bundle)
-    found += namespaces.plan(config).lines
+    spaces = namespaces.plan(config)
+    found += spaces.lines
     for name, mappings in (("uidMappings", linux.get("uidMappings")), ("gidMappings", linux.get("gidMappings"))):
         for index, entry in enumerate(mappings or ()):
             found.append((f"/linux/{name}/{index}",
@@ -50,7 +52,7 @@ def steps(bundle: Bundle, container_id: str) -> list[tuple[str, str]]:
     found += [(step.pointer, step.describe()) for step in mounts.plan(config, bundle.path)]
     found += [(node.pointer, node.describe()) for node in devices.plan(config)]
     found += _hooks(config, _HOOKS_BEFORE)
-    found.append(("", "pivot_root"))
+    found.append(("", "pivot_root" if spaces.create & CLONE_NEWNS else "chroot: the mount namespace is not its own"))
     if config["root"].get("readonly"):
         found.append(("/root/readonly", "the root becomes read-only"))
     found += [(f"/linux/sysctl/{name.replace('/', '~1')}", f"sysctl {name} = {value}")

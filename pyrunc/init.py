@@ -7,8 +7,9 @@ the fork.  It talks to the parent over a channel, and leaves by execve or _exit.
 
     parent                                    init
     id maps, limits, cgroup     -- go -->     namespaces' content, mounts, devices
-    prestart, createRuntime     <- mounted -
-                                -- go -->     createContainer, pivot_root, masks, privileges
+    prestart, createRuntime     <- mounted -  (these two lines only where there are such hooks)
+                                -- go -->
+                                              createContainer, pivot_root, masks, privileges
     state.json                  <- ready --
                                 -- commit ->  waits on exec.fifo; startContainer; execve
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import time
 from _socket import AF_INET, SOCK_DGRAM, socket
 from _struct import pack
 
@@ -46,7 +48,7 @@ else:
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
-_FIFO_POLL_MS = 2
+_FIFO_PAUSE = 0.00005  # seconds; `start` unlinks right after it has opened
 _STOP_SIGNALS = (1, 2, 3, 6, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30)
 
 
@@ -79,6 +81,10 @@ class InitPlan:
         self.pivot = pivot
         self.keyring = keyring
         self.state = state
+
+    def has_create_hooks(self) -> bool:
+        """Whether hooks run between the mounts and pivot_root, which both sides wait for."""
+        return any(hooks_of(self.config, kind) for kind in ("prestart", "createRuntime", "createContainer"))
 
     def own_fds(self) -> list[int]:
         """The descriptors the init lives on, until execve closes them."""
@@ -196,8 +202,9 @@ def _build(plan: InitPlan) -> RootFs:
         node.apply(root)
     if plan.devices:
         devices.make_links(root)
-    plan.channel.send("mounted")
-    plan.channel.expect("go")
+    if plan.has_create_hooks():
+        plan.channel.send("mounted")
+        plan.channel.expect("go")
     return root
 
 
@@ -280,9 +287,12 @@ def _wait_for_start(plan: InitPlan, root: RootFs) -> int:
     # Should it die before that, we have not started either.
     poller = select.poll()
     poller.register(fifo, 0)
+    pause = _FIFO_PAUSE
     while os.fstat(fifo).st_nlink:
-        if poller.poll(_FIFO_POLL_MS):  # POLLERR: no reader is left
+        if poller.poll(0):  # POLLERR: no reader is left
             os._exit(1)
+        time.sleep(pause)
+        pause = min(pause * 2, 0.01)
     return fifo
 
 

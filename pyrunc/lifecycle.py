@@ -79,6 +79,16 @@ class Container:
 
         return create(bundle, container_id, root or states.default_root(), options, report)
 
+    def close(self) -> None:
+        """Let go of the state directory; the container itself is not touched.  Also by `with`."""
+        self.directory.close()
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def id(self) -> str:
         return self.directory.id

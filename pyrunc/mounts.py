@@ -64,10 +64,11 @@ class FilesystemMount(MountStep):
     def apply(self, root: RootFs) -> None:
         # A link in the image must not choose where /proc or /sys lands (CVE-2019-19921, CVE-2023-27561).
         strict = self.fstype in ("proc", "sysfs")
+        made = self.fstype == "tmpfs" and not self._exists(root)
         target = root.make_target(self.unsafe_target, directory=True, pointer=self.pointer, follow=not strict,
                                   procfs=self.fstype == "proc")
         try:
-            mount_fd = self._mount(root, target)
+            mount_fd = self._mount(root, target, made)
             self._finish(mount_fd)
             if self._defer_read_only():
                 root.deferred.append((mount_fd, self.pointer))
@@ -94,7 +95,14 @@ class FilesystemMount(MountStep):
         # Mount points and devices below still have to be made.
         return self.fstype == "tmpfs" and self.options.read_only
 
-    def _mount(self, root: RootFs, target: int) -> int:
+    def _exists(self, root: RootFs) -> bool:
+        try:
+            os.close(root.open(self.unsafe_target))
+        except OSError:
+            return False
+        return True
+
+    def _mount(self, root: RootFs, target: int, made: bool) -> int:
         if any(len(value or "") > _FSCONFIG_MAX for _, value in self.options.data):
             return self._mount_old(root, target)
         fs_fd = k.fsopen(self.fstype)
@@ -103,7 +111,7 @@ class FilesystemMount(MountStep):
         finally:
             os.close(fs_fd)
         if self.fstype == "tmpfs":
-            self._fill_tmpfs(mount_fd, target)
+            self._fill_tmpfs(mount_fd, target, made)
         k.move_mount(mount_fd, target)
         return mount_fd
 
@@ -141,9 +149,10 @@ class FilesystemMount(MountStep):
                 raise
             k.fs_messages(fs_fd)
 
-    def _fill_tmpfs(self, mount_fd: int, target: int) -> None:
+    def _fill_tmpfs(self, mount_fd: int, target: int, made: bool) -> None:
         """The mode of the directory underneath unless `mode=` was given, and with tmpcopyup its contents."""
-        if self.options.data_value("mode") is None:
+        # What is underneath was made for this mount: its mode is nobody's wish, the kernel's 1777 holds.
+        if self.options.data_value("mode") is None and not made:
             os.chmod(".", os.fstat(target).st_mode & 0o7777, dir_fd=mount_fd)
         if self.options.tmpcopyup:
             source = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target)

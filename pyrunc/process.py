@@ -90,8 +90,6 @@ class ProcessPlan:
 
     def _describe(self) -> None:
         add = self.lines.append
-        for name, _, soft, hard, pointer in self.rlimits:
-            add((pointer, f"{name} soft {soft} hard {hard}"))
         for key in ("oomScoreAdj", "scheduler", "ioPriority"):
             if self.config.get(key) is not None:
                 add((f"/process/{key}", f"{key} {self.config.get(key)}"))
@@ -106,6 +104,8 @@ class ProcessPlan:
             mask = getattr(self.capabilities, name)
             names = [cap for number, cap in enumerate(capabilities.NAMES) if mask >> number & 1]
             add((f"/process/capabilities/{name}", f"{name} capabilities: {' '.join(names) or 'none'}"))
+        for name, _, soft, hard, pointer in self.rlimits:
+            add((pointer, f"{name} soft {soft} hard {hard}"))
         add(("/process/args", f"execve {self.args}"))
 
     def apply_from_parent(self, pid: int, proc: int) -> None:

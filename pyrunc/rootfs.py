@@ -188,7 +188,7 @@ def _leave_the_host(rootfs: str, wanted: tuple[int, bool] | None) -> None:
     if kind == k.MS_UNBINDABLE:
         kind = k.MS_PRIVATE  # the rootfs has to be bound first
     try:
-        k.mount(None, "/", None, kind | k.MS_REC)
+        k.mount(None, "/", None, kind if wanted == (k.MS_SHARED, False) else kind | k.MS_REC)
         if kind == k.MS_SHARED:
             _make_parent_private(rootfs)
     except OSError as error:
@@ -260,12 +260,13 @@ def move_root(root: RootFs) -> None:
     a full view of them would allow to mount unmasked ones in a nested user namespace.
     """
     try:
-        for mount_point, on_shared in _host_proc_and_sys(root.path):
+        for mount_point, count in _host_proc_and_sys(root.path):
             k.mount(None, mount_point, None, k.MS_SLAVE | k.MS_REC)
             try:
-                if on_shared:  # to unmount it here would unmount it on the host
+                if not count:
                     raise OSError
-                k.umount(mount_point, k.MNT_DETACH)
+                for _ in range(count):
+                    k.umount(mount_point, k.MNT_DETACH)
             except OSError:
                 k.mount("tmpfs", mount_point, "tmpfs", k.MS_RDONLY)
         k.mount(None, "/", None, k.MS_PRIVATE)
@@ -277,10 +278,14 @@ def move_root(root: RootFs) -> None:
         raise kernel_error(f"move the root {root.path} to /", error) from None
 
 
-def _host_proc_and_sys(rootfs: str) -> list[tuple[str, bool]]:
-    """Where the host has procfs and sysfs, deepest first; and whether on a shared mount."""
-    found = []
+def _host_proc_and_sys(rootfs: str) -> list[tuple[str, int]]:
+    """Where the host has procfs and sysfs, deepest first, and how many on top of each other.
+
+    The count is 0 where one is on a shared mount: to unmount it here would unmount it on the host.
+    """
+    found: dict[str, int] = {}
     shared = set()
+    unsafe = set()
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             left, _, right = line.partition(" - ")
@@ -289,9 +294,11 @@ def _host_proc_and_sys(rootfs: str) -> list[tuple[str, bool]]:
                 shared.add(mount_id)
             inside = mount_point == rootfs or mount_point.startswith(rootfs + "/")
             if right.split(" ")[0] in ("proc", "sysfs") and not inside:
-                found.append((mount_point, parent))
-    found.sort(key=lambda mount: len(mount[0]), reverse=True)
-    return [(mount_point, parent in shared) for mount_point, parent in found]
+                found[mount_point] = found.get(mount_point, 0) + 1
+                if parent in shared:
+                    unsafe.add(mount_point)
+    deepest_first = sorted(found, key=len, reverse=True)
+    return [(mount_point, 0 if mount_point in unsafe else found[mount_point]) for mount_point in deepest_first]
 
 
 def change_root(root: RootFs) -> None:

@@ -193,9 +193,10 @@ class Host:
         found = []
         for entry in os.listdir("/proc"):
             try:
-                if entry.isdigit() and os.readlink(f"/proc/{entry}/ns/mnt") != own:
-                    if "Z" != Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]:
-                        found.append(f"{entry} {Path(f'/proc/{entry}/cmdline').read_text()!r}")
+                if not entry.isdigit() or os.readlink(f"/proc/{entry}/ns/mnt") == own:
+                    continue
+                if Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    found.append(f"{entry} {Path(f'/proc/{entry}/cmdline').read_text()!r}")
             except OSError:
                 continue
         return sorted(found)

@@ -43,7 +43,8 @@ GLOBAL_OPTIONS = (
     Option("root", kind="text", metavar="DIR", help="where containers' state is kept (default: /run/pyrunc, "
                                                     "or $XDG_RUNTIME_DIR/pyrunc for an ordinary user)"),
     Option("systemd-cgroup", help="let systemd make the cgroup (not in this version)"),
-    Option("rootless", kind="text", metavar="true|false|auto", default="auto", help="accepted, as runc has it; who calls decides whether a cgroup may be skipped"),
+    Option("rootless", kind="text", metavar="true|false|auto", default="auto",
+           help="accepted, as runc has it; who calls decides whether a cgroup may be skipped"),
     Option("version", "v", help="print the version"),
 )
 

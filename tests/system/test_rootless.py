@@ -39,7 +39,8 @@ def as_user(home: Path, script: str) -> subprocess.CompletedProcess[str]:
 
 def prepare(program: str) -> str:
     """Shell that writes a rootless config.json whose program is `program`."""
-    edit = (f"import json; c = json.load(open('config.json')); c['process']['terminal'] = False; c['root']['readonly'] = False; "
+    edit = (f"import json; c = json.load(open('config.json')); c['process']['terminal'] = False; "
+            f"c['root']['readonly'] = False; "
             f"c['process']['args'] = ['sh', '-c', {program!r}]; json.dump(c, open('config.json', 'w'))")
     return f'$P spec --rootless; /usr/bin/python3 -I -c "{edit}"; '
 

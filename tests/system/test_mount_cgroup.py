@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mount of type cgroup: what the container sees of its control groups, on v1 or hybrid machines and on v2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from mountinfo import mount_at, mounts
+from support import Bundle, Host, Result, Runtime
+
+POINT = "/sys/fs/cgroup"
+UNIFIED = ["unshare", "-m", "--propagation", "private", "sh", "-c",
+           'umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"', "_"]
+
+
+def of_v1() -> dict[str, set[str]]:
+    """The v1 hierarchies here: the name of the directory, the controllers."""
+    found = [mount for mount in mounts(Path("/proc/self/mountinfo").read_text()) if mount.fstype == "cgroup"]
+    return {Path(mount.point).name: mount.data - {"rw", "xattr"} for mount in found}
+
+
+def run_unified(runtime: Runtime, bundle: Bundle, script: str) -> Result:
+    """`run` where only the v2 hierarchy is mounted, and at its place."""
+    bundle.args(script).save()
+    done = subprocess.run([*UNIFIED, *runtime.command("run", "--bundle", bundle.path, runtime.new_id())],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def writable(bundle: Bundle) -> None:
+    for mount in bundle.config["mounts"]:
+        if mount["type"] == "cgroup":
+            mount["options"].remove("ro")
+
+
+@pytest.mark.parametrize("namespace", [False, True], ids=["host-namespace", "own-namespace"])
+def test_v1_shows_the_containers_own(runtime: Runtime, bundle: Bundle, host: Host, namespace: bool) -> None:
+    """Each hierarchy of the host by its name, from the container's cgroup down, read-only as asked for."""
+    assert of_v1(), "this machine has no cgroup v1"
+    if namespace:
+        bundle.namespace("cgroup")
+    result = runtime.run(bundle, "cat /proc/self/mountinfo; for d in /sys/fs/cgroup/*/; do "
+                                 "cat $d/cgroup.procs | tr '\\n' ' '; mkdir $d/x; done; touch /sys/fs/cgroup/x")
+    seen = {Path(mount.point).name: mount for mount in mounts(result.out) if mount.fstype == "cgroup"}
+    assert set(seen) == set(of_v1())
+    for name, mount in seen.items():
+        assert of_v1()[name] <= mount.data
+        assert mount.options >= {"ro", "nosuid", "noexec", "nodev"}
+        assert (mount.root == "/") == namespace
+    assert mount_at(result.out, POINT).options >= {"ro", "nosuid", "noexec", "nodev"}
+    # pid 1 is in each: these are the container's own cgroups, not the host's.
+    assert [line.split()[0] for line in result.lines[-1:]] == ["1"]
+    assert result.lines[-1].split().count("1") == len(seen)
+    assert result.errors == [f"mkdir: can't create directory '/sys/fs/cgroup/{name}//x': Read-only file system"
+                             for name in sorted(seen)] + [f"touch: {POINT}/x: Read-only file system"]
+
+
+@pytest.mark.parametrize("namespace", [False, True], ids=["host-namespace", "own-namespace"])
+def test_v1_writable(runtime: Runtime, bundle: Bundle, host: Host, namespace: bool) -> None:
+    """The control for the read-only one; what the container makes there is removed with it."""
+    writable(bundle)
+    if namespace:
+        bundle.namespace("cgroup")
+    result = runtime.run(bundle, "mkdir /sys/fs/cgroup/pids/x && echo made; ls /sys/fs/cgroup/pids/x/tasks")
+    assert result.lines == ["made", "/sys/fs/cgroup/pids/x/tasks"], result
+
+
+def test_unified_with_a_namespace(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """cgroup_namespaces(7): rooted in the cgroup of the container's init."""
+    bundle.namespace("cgroup")
+    result = run_unified(runtime, bundle, "cat /proc/self/cgroup | grep ^0; cat /sys/fs/cgroup/cgroup.procs | head -1;"
+                                          "mkdir /sys/fs/cgroup/x; cat /proc/self/mountinfo")
+    assert result.lines[:2] == ["0::/", "1"], result
+    assert result.errors == ["mkdir: can't create directory '/sys/fs/cgroup/x': Read-only file system"]
+    mount = mount_at(result.out, POINT)
+    assert (mount.fstype, mount.root) == ("cgroup2", "/")
+    assert mount.options >= {"ro", "nosuid", "noexec", "nodev"}
+    writable(bundle)
+    result = run_unified(runtime, bundle, "mkdir /sys/fs/cgroup/x && ls /sys/fs/cgroup/x/cgroup.procs")
+    assert result.lines == ["/sys/fs/cgroup/x/cgroup.procs"], result
+
+
+def test_unified_without_a_namespace(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """The hierarchy is the host's then, read-only, and the container's own cgroup is in its place."""
+    bundle.config["linux"]["cgroupsPath"] = f"/t3-{os.getpid()}"
+    bundle.without("cgroup")
+    result = run_unified(runtime, bundle, "grep ^0: /proc/self/cgroup; cat /proc/self/mountinfo;"
+                                          "mkdir /sys/fs/cgroup/x")
+    assert result.lines[0] == f"0::/t3-{os.getpid()}", result
+    assert mount_at(result.out, POINT).fstype == "cgroup2"
+    assert result.errors == ["mkdir: can't create directory '/sys/fs/cgroup/x': Read-only file system"]
+
+
+def test_cgroup2_on_a_hybrid_machine(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """A mount of type cgroup2 is that, whatever else there is."""
+    for mount in bundle.config["mounts"]:
+        if mount["type"] == "cgroup":
+            mount["type"] = mount["source"] = "cgroup2"
+    bundle.namespace("cgroup")
+    result = runtime.run(bundle, "cat /proc/self/mountinfo; cat /sys/fs/cgroup/cgroup.procs | head -1")
+    assert mount_at(result.out, POINT).fstype == "cgroup2"
+    assert result.lines[-1] == "1"

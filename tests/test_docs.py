@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents keep up with the code: what is generated, the commands they show, the names they use."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import Bundle, Host, Runtime
+
+from pyrunc.cli import COMMANDS, GLOBAL_OPTIONS
+from pyrunc.cli.options import HELP, parse
+from pyrunc.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAN = ROOT / "docs" / "man" / "pyrunc.8"
+COMPLETION = ROOT / "docs" / "completion" / "pyrunc.bash"
+NOT_OURS = {".git", ".venv", "venv", "build", "dist", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache",
+            ".hypothesis"}
+
+
+def run(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=60, cwd=cwd)
+
+
+def files() -> Iterator[Path]:
+    """Every text file of the tree."""
+    for directory, names, found in os.walk(ROOT):
+        names[:] = [name for name in names if name not in NOT_OURS and not name.endswith(".egg-info")]
+        for name in found:
+            path = Path(directory) / name
+            if not name.endswith((".so", ".pyc")) and b"\0" not in path.read_bytes()[:4096]:
+                yield path
+
+
+def test_the_generated_documents_are_up_to_date() -> None:
+    done = run(sys.executable, ROOT / "tools" / "generate_man.py", "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_manual_page_renders() -> None:
+    """Without a warning, as man(1) would show it; every command and option is in it."""
+    done = run("groff", "-man", "-ww", "-Tutf8", "-P-c", MAN)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = re.sub(".\b", "", done.stdout)
+    assert text.startswith("PYRUNC(8)")
+    for heading in ("NAME", "SYNOPSIS", "GLOBAL OPTIONS", "COMMANDS", "EXIT STATUS", "FILES", "SEE ALSO"):
+        assert f"\n{heading}\n" in text
+    for command in COMMANDS:
+        assert re.search(rf"^ +pyrunc {command}\b", text, re.M), command
+        for option in importlib.import_module(f"pyrunc.cli.{command}").OPTIONS:
+            assert (f"--{option.name}" in text) != option.hidden
+    for option in GLOBAL_OPTIONS:
+        assert re.search(rf"^ +--{option.name}\b", text, re.M), option.name
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (["pyrunc", "cre"], ["create"]),
+    (["pyrunc", "s"], ["spec", "start", "state"]),
+    (["pyrunc", "--r"], ["--root", "--rootless"]),
+    (["pyrunc", "--log-format", ""], ["text", "json"]),
+    (["pyrunc", "--log-format", "=", "j"], ["json"]),
+    (["pyrunc", "--debug", "--root", "/somewhere", "del"], ["delete"]),
+    (["pyrunc", "create", "--p"], ["--pid-file", "--preserve-fds"]),
+    (["pyrunc", "create", "--no-pivot", "--bundle", "do"], ["docs"]),
+    (["pyrunc", "list", "-f", ""], ["table", "json"]),
+    (["pyrunc", "kill", "web", "KI"], ["KILL"]),
+    (["pyrunc", "state", "w"], ["web", "worker"]),
+    (["pyrunc", "--root", "/r", "delete", "--force", ""], ["web", "worker", "--root", "/r"]),
+    (["pyrunc", "start", "web", ""], []),
+    (["pyrunc", "help", "ki"], ["kill"]),
+], ids=" ".join)
+def test_bash_completes(words: list[str], expected: list[str]) -> None:
+    script = f"""
+        pyrunc() {{ printf '%s\\n' web worker; [[ $1 == --root ]] && printf '%s\\n' "$1" "$2"; }}
+        source {shlex.quote(str(COMPLETION))}
+        COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1}
+        _pyrunc pyrunc {shlex.quote(words[-1])} {shlex.quote(words[-2])}
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = run("bash", "-euc", "set +e; " + script, cwd=ROOT)
+    assert done.stderr == ""
+    assert done.stdout.split() == expected
+
+
+def shown_commands() -> list[tuple[str, str, bool]]:
+    """(document, line, whether in running text) of each command line that calls pyrunc."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        blocks = re.findall(r"^```(?:sh|console|text|)\n(.*?)^```", text, re.M | re.S)
+        lines = [line for block in blocks for line in block.splitlines()]
+        lines += re.findall(r"^ {4}(.*)", text, re.M)
+        lines = [part for line in lines for part in re.split(r" (?:#|>|\||&&) |;", line) if not part.startswith(" ")]
+        named = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+        for line, inline in [*((line, False) for line in lines), *((line, True) for line in named)]:
+            line = re.sub(r"^\s*[$#] ", "", line).strip()
+            if re.match(r"(sudo )?pyrunc [-a-z]", line):
+                found.append((document.name, line.removeprefix("sudo "), inline))
+    return found
+
+
+def test_every_command_shown_exists() -> None:
+    """Its name, its options, and how many arguments it takes."""
+    shown = shown_commands()
+    assert len(shown) > 8
+    for document, line, inline in shown:
+        words = shlex.split(line)
+        args, rest = parse(words[1:], GLOBAL_OPTIONS, None, "pyrunc")
+        if not rest:
+            assert any(args.flag(option.name) for option in (*GLOBAL_OPTIONS, HELP)), f"{document}: {line}"
+            continue
+        if rest[0] == "help":
+            continue
+        assert rest[0] in COMMANDS, f"{document}: {line}"
+        module = importlib.import_module(f"pyrunc.cli.{rest[0]}")
+        try:
+            parse(rest[1:], module.OPTIONS, module.ARGUMENTS, rest[0])
+        except UsageError as error:
+            # In running text a command may be named without its id.
+            assert inline and "is missing" in str(error), f"{document}: {line}: {error}"
+
+
+def test_every_file_a_document_names_is_there() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+        if document.parent.name == "docs":
+            for name in re.findall(r"`((?:pyrunc|tests|tools|launcher|docs)/[\w./-]+)`", document.read_text()):
+                assert (ROOT / name).exists(), f"{document.name}: {name}"
+
+
+def test_every_name_a_document_says_of_the_library_exists() -> None:
+    import pyrunc
+
+    text = (ROOT / "docs" / "library.md").read_text()
+    names = set(re.findall(r"pyrunc\.([A-Za-z]\w*)", text)) - {"json"}
+    assert {"Container", "CreateOptions", "PyruncError"} <= names
+    for name in names:
+        assert hasattr(pyrunc, name), name
+
+
+def test_the_librarys_examples_run(bundle: Bundle, runtime: Runtime, host: Host, tmp_path: Path) -> None:
+    """All Python blocks of library.md, one after the other in one program, with real paths in them."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "library.md").read_text(), re.M | re.S)
+    assert len(blocks) >= 4
+    bundle.args("sleep", "100").save()
+    code = "\n".join(blocks).replace("/path/to/bundle", str(bundle.path)).replace("/path/to/pid", str(tmp_path / "pid"))
+    where = f"import pyrunc.state\npyrunc.state.default_root = lambda: {str(runtime.root)!r}\n"
+    runtime.ids.append("web")
+    done = run(sys.executable, "-c", where + code, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "created" and int(lines[1]) > 1 and lines[2] == "no such container"
+    assert lines[3] == "bundle /path/to/nothing: stat: no such file or directory (ENOENT)"
+    assert (tmp_path / "pid").read_text().isdigit()
+
+
+def test_nothing_in_the_tree_is_of_one_machine() -> None:
+    """No path of somebody's machine, no address of a private network."""
+    patterns = [re.compile(pattern) for pattern in (
+        r"(?<![\w./-])/wor" r"k/(main|shared|\.)", r"/tmp/bri" r"ef", r"(?<![\w./-])/home/(?!alice|user|linuxbrew)\w",
+        r"\b19" r"2\.168\.\d", r"\bpyen" r"v\b",
+    )]
+    found = [f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+             for path in files() if path.name != "LICENSE"
+             for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+             if any(pattern.search(line) for pattern in patterns)]
+    assert found == []
+
+
+def test_every_source_says_its_licence() -> None:
+    missing = [str(path.relative_to(ROOT)) for path in files()
+               if path.suffix in (".py", ".sh", ".c", ".bash", ".toml") and "SPDX-License-Identifier: Apache-2.0"
+               not in path.read_text()[:200]]
+    assert missing == []
