@@ -139,7 +139,6 @@ class Creation:
             "start_time": 0,
             "creator": {"pid": os.getpid(), "start_time": process_start(os.getpid())},
             "cgroup": self.cgroup.to_data(),
-            "cgroup_is_ours": False,
             "pid_namespace": self.namespaces.has(k.CLONE_NEWPID) and not self.namespaces.joins_a(k.CLONE_NEWPID),
             "host_mounts": not self.namespaces.has(k.CLONE_NEWNS),
         }, report)
@@ -222,7 +221,6 @@ class Creation:
             data["cgroup"] = None  # what stands there is somebody else's
             raise
         data["cgroup"] = self.cgroup.to_data()
-        data["cgroup_is_ours"] = True
         self.container.directory.write_state(data)
 
     def _keep(self, fd: int) -> int:

@@ -30,6 +30,7 @@ from .linux import process as k
 from .namespaces import become_root
 from .rootfs import RootFs
 from .spec.load import dump
+from .spec.sysctl import sysctl_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def _sysctls(proc: int, sysctl: dict[str, str]) -> None:
     """Write linux.sysctl below the host's procfs, which shows the values of the namespaces we are in."""
     for name, value in sysctl.items():
         pointer = "/linux/sysctl/" + name.replace("~", "~0").replace("/", "~1")
-        path = "sys/" + (name if "/" in name else name.replace(".", "/"))
+        path = "sys/" + sysctl_path(name)
         try:
             fd = rootfs.openat2_proc(proc, path, os.O_WRONLY)
             try:

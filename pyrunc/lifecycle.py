@@ -325,7 +325,7 @@ class Container:
         config = self._config_or_none()
         data = self.data or {}
         cgroup = self.cgroup
-        if cgroup is not None and not data.get("cgroup_is_ours", True):
+        if cgroup is not None and not cgroup.claimed:
             # A create that died before it had the cgroup: the processes there may be anybody's.
             try:
                 cgroup.destroy(timeout=0.0)
