@@ -16,6 +16,7 @@ from typing import Any
 
 BUSYBOX = "/bin/busybox"
 PYRUNC = str(Path(sys.prefix) / "bin" / "pyrunc")
+GLIBCS_OWN = (32, 33)  # the signals that glibc keeps to itself, and hides from its signal calls
 WAIT = 20.0  # seconds for something that happens at once
 
 

@@ -18,9 +18,9 @@ def mount(*words: str | Path) -> None:
 
 
 def mount_inside(pid: int, *words: str | Path) -> None:
-    """Mount in the container's mount namespace, with the host's program: as its root could."""
+    """Mount in the container's mount namespace, with the host's capabilities and the container's busybox."""
     subprocess.run(["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--wd=/proc/{pid}/root", "--",
-                    f"/proc/{os.getpid()}/root/bin/busybox", "mount", *words], check=True)
+                    "/bin/busybox", "mount", *words], check=True)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_shared_root_is_a_group_of_its_own(runtime: Runtime, bundle: Bundle, h
     """config-linux.md, shared: mounts of nested containers belong to the peer group, none to the host's."""
     bundle.linux["rootfsPropagation"] = "shared"
     pid = runtime.state(runtime.create(bundle))["pid"]
-    busybox = f"/proc/{os.getpid()}/root/bin/busybox"
+    busybox = "/bin/busybox"
     nested = subprocess.Popen(["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--wd=/proc/{pid}/root", "--", busybox,
                                "unshare", "-m", "--propagation", "shared", busybox, "sleep", "100"])
     try:
