@@ -50,7 +50,7 @@ _SUPERBLOCK: dict[str, tuple[str, int]] = {
     "defaults": ("", 0),
 }
 
-_PROPAGATION: dict[str, tuple[int, bool]] = {
+PROPAGATION: dict[str, tuple[int, bool]] = {
     "private": (k.MS_PRIVATE, False),
     "shared": (k.MS_SHARED, False),
     "slave": (k.MS_SLAVE, False),
@@ -63,7 +63,7 @@ _PROPAGATION: dict[str, tuple[int, bool]] = {
 
 _WAYS = ("bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap")
 
-KNOWN_OPTIONS: tuple[str, ...] = tuple(sorted({*_ATTRIBUTES, *_RECURSIVE, *_SUPERBLOCK, *_PROPAGATION, *_WAYS}))
+KNOWN_OPTIONS: tuple[str, ...] = tuple(sorted({*_ATTRIBUTES, *_RECURSIVE, *_SUPERBLOCK, *PROPAGATION, *_WAYS}))
 
 _OLD_FLAGS = (
     (k.MOUNT_ATTR_RDONLY, k.MS_RDONLY),
@@ -153,8 +153,8 @@ def parse(options: list[str], pointer: str) -> MountOptions:
             if flag:
                 result.superblock.append(flag)
             result.superblock_flags |= old
-        elif name in _PROPAGATION:
-            result.propagation.append(_PROPAGATION[name])
+        elif name in PROPAGATION:
+            result.propagation.append(PROPAGATION[name])
         elif name in ("bind", "rbind"):
             result.bind = True
             result.recursive = result.recursive or name == "rbind"

@@ -23,6 +23,7 @@ from .linux.fs import (
     openat2,
 )
 from .linux.process import CLONE_NEWNS
+from .mountopts import PROPAGATION
 from .paths import clean, is_directory, make_directory, make_file, open_in_root
 
 TYPE_CHECKING = False
@@ -36,17 +37,6 @@ _PROC_ALLOWED = frozenset((
     "proc/cpuinfo", "proc/diskstats", "proc/meminfo", "proc/stat", "proc/swaps", "proc/uptime", "proc/loadavg",
     "proc/slabinfo", "proc/net/dev", "proc/sys/kernel/ns_last_pid", "proc/sys/crypto/fips_enabled",
 ))
-
-PROPAGATION = {
-    "private": (k.MS_PRIVATE, False),
-    "rprivate": (k.MS_PRIVATE, True),
-    "slave": (k.MS_SLAVE, False),
-    "rslave": (k.MS_SLAVE, True),
-    "shared": (k.MS_SHARED, False),
-    "rshared": (k.MS_SHARED, True),
-    "unbindable": (k.MS_UNBINDABLE, False),
-    "runbindable": (k.MS_UNBINDABLE, True),
-}
 
 
 class RootFs:
