@@ -2,6 +2,7 @@
 #
 # make demo       a container through create, start, state and delete
 # make test       lint, types and all tests        make test-all   with the long figures
+# make vm         the tests in virtual machines alone
 # make bench      beside runc and crun             make lint       ruff and mypy alone
 # make install    into PREFIX (/usr/local)         make uninstall  out of it again
 #
@@ -16,15 +17,16 @@ DONE := $(VENV)/done
 
 BUILD_PACKAGES := python3-venv python3-dev gcc libc6-dev libcap-dev
 DEMO_PACKAGES := busybox-static
+VM_PACKAGES := qemu-system-x86 kmod busybox-static debootstrap e2fsprogs
 TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bin procps iproute2 util-linux \
-	tmux groff-base
+	tmux groff-base $(VM_PACKAGES)
 
 SOURCES := $(shell find pyrunc launcher tools setup.py pyproject.toml \
 	-name __pycache__ -prune -o -type f ! -name '*.so' -print)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-all bench lint install uninstall clean
+.PHONY: demo test test-all vm bench lint install uninstall clean
 .SILENT:
 .DELETE_ON_ERROR:
 
@@ -36,6 +38,9 @@ test: lint
 
 test-all: lint
 	$(VENV)/bin/python -m pytest --long
+
+vm: $(DONE)/pyrunc $(DONE)/test-tools
+	$(VENV)/bin/python -m pytest tests/system/test_vm_lane.py
 
 lint: $(DONE)/pyrunc $(DONE)/test-tools
 	$(VENV)/bin/ruff check .
@@ -90,7 +95,7 @@ $(DONE)/demo-packages: | $(DONE)/venv
 	tools/need.sh $(DEMO_PACKAGES)
 	touch $@
 
-$(DONE)/test-packages: | $(DONE)/venv
+$(DONE)/test-packages: Makefile | $(DONE)/venv
 	tools/need.sh $(TEST_PACKAGES)
 	touch $@
 

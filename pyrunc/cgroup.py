@@ -18,8 +18,10 @@ from .paths import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any, Literal
+
+    from .spec.types import Config, Resources
 
     Mode = Literal["unified", "hybrid", "legacy"]
 
@@ -215,6 +217,36 @@ class Cgroup:
             return cgroupv2.descriptor(path)
         except OSError as error:
             raise kernel_error(f"open the cgroup {path}", error, syscall="open") from None
+
+    # Its limits
+
+    def apply(self, resources: Resources, config: Config, warn: Callable[[str], None], *,
+              update: bool = False) -> None:
+        """Write the limits (config-linux.md, Control groups), and the device rules.
+
+        `config` tells the devices the container has, which its rules must allow.  An `update` is all
+        or nothing, and leaves the device rules alone unless `resources` has some.  Raises
+        ConfigError or KernelError with the pointer of the field.
+        """
+        from . import resources as applied
+
+        applied.apply(self, resources, config, warn, update=update)
+
+    def delegate(self, config: Config) -> None:
+        """Give the cgroup to the container's user, where it gets a view of it that can be written."""
+        from . import resources as applied
+
+        applied.delegate(self, config)
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel has killed here because memory.limit was reached."""
+        name = "" if self.mode == "unified" else "memory"
+        file = "memory.events" if self.mode == "unified" else "memory.oom_control"
+        try:
+            lines = cgroupfs.read(f"{self.paths[name]}/{file}").splitlines()
+        except (KeyError, OSError):
+            return 0
+        return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
     # The processes in it
 

@@ -40,6 +40,11 @@ _UNSUPPORTED = (
 )
 
 
+# A limit below which the init joins its cgroup last: until then what it takes, an interpreter's worth
+# of copied pages, is not charged to the container.  Above, it joins early: v1's delay goes unnoticed so.
+_SMALL_MEMORY = 32 << 20
+
+
 class CreateOptions:
     """What the command line adds to a bundle."""
 
@@ -96,7 +101,7 @@ class Creation:
     """One create on its way: what has been made so far, to be undone if the rest fails."""
 
     __slots__ = ("born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran",
-                 "keep_fds", "mounts", "namespaces", "options", "pid", "process", "report")
+                 "keep_fds", "late_join", "mounts", "namespaces", "options", "pid", "process", "report")
 
     def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
                  report: Report) -> None:
@@ -113,11 +118,11 @@ class Creation:
         self.channel: Channel | None = None
         check_supported(bundle)
         self.namespaces = namespaces.plan(config)
+        self.late_join = self._has_small_memory()
         self.mounts = mounts.plan(config, bundle.path)
         self.process = process.plan(config)
         for warning in self.process.warnings if self.process else ():
             report("warning", warning)
-        _warn_resources(bundle, report)
         self._check_terminal()
         if getattr(report, "debugging", False):
             from . import explain
@@ -142,6 +147,13 @@ class Creation:
             "pid_namespace": self.namespaces.has(k.CLONE_NEWPID) and not self.namespaces.joins_a(k.CLONE_NEWPID),
             "host_mounts": not self.namespaces.has(k.CLONE_NEWNS),
         }, report)
+
+    def _has_small_memory(self) -> bool:
+        resources = (self.bundle.config.get("linux") or {}).get("resources") or {}
+        limit = (resources.get("memory") or {}).get("limit") or -1
+        # The cgroup namespace of a user namespace has to be made inside it, by a process in the cgroup.
+        both = k.CLONE_NEWUSER | k.CLONE_NEWCGROUP
+        return 0 < limit < _SMALL_MEMORY and self.namespaces.create & both != both
 
     def _check_terminal(self) -> None:
         wanted = self.process is not None and self.process.terminal
@@ -191,7 +203,9 @@ class Creation:
                 self.process.apply_from_parent(self.pid, self.fds[0])
             # Moving a process between v1 cgroups waits for an RCU grace period, some 10 ms: let the
             # init mount meanwhile.  Only a cgroup namespace has to be made in the right place.
-            if not self.namespaces.create & k.CLONE_NEWCGROUP:
+            if self.late_join:
+                channel.send("go")
+            elif not self.namespaces.create & k.CLONE_NEWCGROUP:
                 channel.send("go")
                 self._join_cgroup()
             else:
@@ -199,9 +213,15 @@ class Creation:
                 channel.send("go")
             if plan.has_create_hooks():
                 channel.expect("mounted")
+                self._limit()
                 self._create_hooks()
                 channel.send("go")
             channel.expect("ready")
+            if not plan.has_create_hooks():
+                self._limit()
+            if self.late_join:
+                channel.send("limited")
+                channel.expect("settled")
             self.container.data["pid"] = self.pid
             self.container.data["start_time"] = process_start(self.pid)
             self.container.data["cgroup"] = self.cgroup.to_data()
@@ -222,6 +242,8 @@ class Creation:
             raise
         data["cgroup"] = self.cgroup.to_data()
         self.container.directory.write_state(data)
+        if os.geteuid() == 0:
+            self.cgroup.delegate(self.bundle.config)
 
     def _keep(self, fd: int) -> int:
         self.fds.append(fd)
@@ -244,9 +266,10 @@ class Creation:
             device_nodes=devices.plan(config), process=self.process, cgroup=self.cgroup,
             sources=self._open_sources(), proc=proc, fifo_fd=fifo, console_fd=console_fd,
             keep_fds=self.keep_fds, pivot=options.pivot, keyring=options.keyring,
-            state=self.container.hook_state("creating", 0),
+            state=self.container.hook_state("creating", 0), joins_late=self.late_join,
+            cgroup_ns=self._cgroup_namespace(proc),
         )
-        cgroup_fd = None if self.namespaces.staged else self.cgroup.open_dir()
+        cgroup_fd = None if self.namespaces.staged or self.late_join else self.cgroup.open_dir()
         try:
             self.pid = namespaces.spawn(
                 self.namespaces, proc, lambda pid: namespaces.write_id_maps(pid, proc, config),
@@ -259,9 +282,22 @@ class Creation:
         self.report("debug", f"init is process {self.pid}")
         return plan
 
+    def _cgroup_namespace(self, proc: int) -> int:
+        if not self.late_join or not self.namespaces.create & k.CLONE_NEWCGROUP:
+            return -1
+        return self._keep(namespaces.cgroup_namespace(lambda: self.cgroup.add(0), proc))
+
     def _join_cgroup(self) -> None:
         if not self.born_in_cgroup:
             self.cgroup.add(self.pid)
+
+    def _limit(self) -> None:
+        """The limits, once the set-up that they would hinder is done."""
+        config = self.bundle.config
+        resources = (config.get("linux") or {}).get("resources") or {}
+        if self.late_join:
+            self._join_cgroup()
+        self.cgroup.apply(resources, config, lambda warning: self.report("warning", warning))
 
     def _open_sources(self) -> dict[int, int]:
         """Bind sources for an init in a user namespace, which may not reach them itself."""
@@ -304,9 +340,10 @@ class Creation:
         except ChildProcessError:
             return ContainerError("the container's init died")
         self.pid = 0
-        if status == -9:
-            return ContainerError("the container's init was killed",
-                                  hint="out of memory? see the kernel's log and the cgroup's memory limit")
+        if status == -9 and self.cgroup.oom_kills():
+            from .resources import out_of_memory
+
+            return out_of_memory(self.bundle.config)
         if status < 0:
             return ContainerError(f"the container's init was killed by signal {-status}")
         return ContainerError(f"the container's init exited with status {status} before it was ready")
@@ -336,19 +373,3 @@ def check_supported(bundle: Bundle) -> None:
         if part.get(key):  # type: ignore[attr-defined]
             raise ConfigError(f"/{section}/{key}", f"{what} are not supported by this version of pyrunc"
                               if what.endswith("s") else f"{what} is not supported by this version of pyrunc")
-
-
-def _warn_resources(bundle: Bundle, report: Report) -> None:
-    """Say which limits are not applied: nobody should believe in a limit that isn't there.
-
-    The device rules every default config.json has are told only with --debug.
-    """
-    for pointer, text in not_applied(bundle):
-        report("debug" if pointer.endswith("/devices") else "warning", f"{pointer}: {text}")
-
-
-def not_applied(bundle: Bundle) -> list[tuple[str, str]]:
-    """(pointer, text) for each limit that is asked for and not applied."""
-    resources = (bundle.config.get("linux") or {}).get("resources") or {}
-    return [(f"/linux/resources/{key}", "not applied by this version of pyrunc")
-            for key, value in resources.items() if value]

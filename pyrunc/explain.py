@@ -6,7 +6,7 @@ from __future__ import annotations
 from . import bundle as bundles
 from . import cgroup as cgroups
 from . import devices, mounts, namespaces, process
-from .creation import check_supported, not_applied
+from .creation import check_supported
 from .hooks import hooks_of
 from .linux.process import CLONE_NEWNS
 
@@ -38,7 +38,6 @@ def steps(bundle: Bundle, container_id: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     cgroup = cgroups.plan(linux.get("cgroupsPath"), container_id)
     found += [("/linux/cgroupsPath", f"cgroup {path}") for path in cgroup.directories()]
-    found += not_applied(bundle)
     spaces = namespaces.plan(config)
     found += spaces.lines
     for name, mappings in (("uidMappings", linux.get("uidMappings")), ("gidMappings", linux.get("gidMappings"))):
@@ -51,6 +50,7 @@ def steps(bundle: Bundle, container_id: str) -> list[tuple[str, str]]:
     found.append(("/root/path", f"root {bundle.rootfs}, propagation {linux.get('rootfsPropagation') or 'rslave'}"))
     found += [(step.pointer, step.describe()) for step in mounts.plan(config, bundle.path)]
     found += [(node.pointer, node.describe()) for node in devices.plan(config)]
+    found += _limits("/linux/resources", linux.get("resources") or {})
     found += _hooks(config, _HOOKS_BEFORE)
     found.append(("", "pivot_root" if spaces.create & CLONE_NEWNS else "chroot: the mount namespace is not its own"))
     if config["root"].get("readonly"):
@@ -72,3 +72,20 @@ def _hooks(config: Config, kinds: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(f"/hooks/{kind}/{index}", f"{kind} hook {hook['path']}")
             for kind in kinds
             for index, hook in enumerate(hooks_of(config, kind))]
+
+
+def _limits(pointer: str, value: object) -> list[tuple[str, str]]:
+    """Each limit that is set, at its own pointer; a device rule in one line."""
+    if isinstance(value, dict) and "allow" not in value:
+        return [line for key, part in value.items()
+                for line in _limits(f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", part)]
+    if isinstance(value, list):
+        return [line for index, part in enumerate(value) for line in _limits(f"{pointer}/{index}", part)]
+    if isinstance(value, dict) and "type" not in value and "major" not in value:
+        return [(pointer, f"devices: {'allow' if value['allow'] else 'deny'} {value.get('access') or 'rwm'} of all")]
+    if isinstance(value, dict):
+        numbers = ":".join("*" if value.get(key) in (None, -1) else str(value[key]) for key in ("major", "minor"))
+        return [(pointer, f"devices: {'allow' if value['allow'] else 'deny'} {value.get('access') or 'rwm'} of "
+                          f"{value.get('type') or 'a'} {numbers}")]
+    name = pointer.removeprefix("/linux/resources/").replace("/", ".")
+    return [] if value is None else [(pointer, f"cgroup limit {name} = {value}")]

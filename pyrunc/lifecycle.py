@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from .cgroup import Cgroup
     from .creation import CreateOptions
-    from .spec.types import Config
+    from .spec.types import Config, Resources
 
     Report = Callable[[str, str], None]
 else:
@@ -42,6 +42,8 @@ else:
 
 DELETE_TIMEOUT = 10.0  # seconds for a killed init to be gone, as runc
 _POLL = 0.005
+_TINY_MEMORY = 1 << 20  # bytes of memory.limit with which execve itself may not come off
+_EXECVE_MILLISECONDS = 50  # for it to be killed
 
 
 def silent(_level: str, _message: str) -> None:
@@ -184,6 +186,9 @@ class Container:
 
     def _start(self) -> None:
         status = self.status()
+        if status == "stopped" and (killed := self._out_of_memory()):
+            killed.message = f"cannot start a container that has stopped: {killed.message}"
+            raise killed
         if status != "created":
             # runc's words; clients match them.
             raise ContainerError({
@@ -217,16 +222,40 @@ class Container:
             os.close(fifo)
             raise ContainerError("the container's init has died") from None
         try:
+            name = _name_of(self.pid)
             os.unlink(states.FIFO, dir_fd=self.directory.fd)
             said = _read_until_closed(fifo, pidfd)
+            if said is None or (not said and self._died_in_execve(pidfd, name)):
+                raise self._died_before_start()
         finally:
             os.close(fifo)
             os.close(pidfd)
-        if said is None:
-            raise ContainerError("the container's init has died before it was started")
         if said:
             error = parse(said, "init's error")
             raise from_data(error if isinstance(error, dict) else {"message": "malformed error"})
+
+    def _died_in_execve(self, pidfd: int, name: bytes) -> bool:
+        """Whether the init is dead without having become the program, as far as that can be seen.
+
+        A dead process that still has the init's name hasn't.  And when memory.limit is tiny the kernel
+        may kill it half-way: it has let go of the fifo, but not run one instruction of the program.
+        """
+        memory = ((self.config.get("linux") or {}).get("resources") or {}).get("memory") or {}
+        tiny = 0 < (memory.get("limit") or 0) < _TINY_MEMORY
+        if not _is_dead(pidfd, _EXECVE_MILLISECONDS if tiny else 0):
+            return False
+        return _name_of(self.pid) == name or (tiny and bool(self.cgroup and self.cgroup.oom_kills()))
+
+    def _died_before_start(self) -> ContainerError:
+        return self._out_of_memory() or ContainerError("the container's init has died before it was started")
+
+    def _out_of_memory(self) -> ContainerError | None:
+        """That memory.limit was too low for the init, if it was."""
+        if self.cgroup is None or not self.cgroup.oom_kills():
+            return None
+        from .resources import out_of_memory
+
+        return out_of_memory(self.config)
 
     def _abandon(self, cause: PyruncError) -> None:
         """Stop and destroy after a failed start; a second failure is only told."""
@@ -297,6 +326,38 @@ class Container:
                 if time.monotonic() >= deadline:
                     raise ContainerError("container init still running")
                 time.sleep(_POLL)
+
+    # While it runs
+
+    def pause(self) -> None:
+        """Freeze all its processes.  Raises ContainerError "container not running"."""
+        from .control import pause
+
+        pause(self)
+
+    def resume(self) -> None:
+        """Let a paused container run again.  Raises ContainerError "container not paused"."""
+        from .control import resume
+
+        resume(self)
+
+    def pids(self) -> list[int]:
+        """Its processes, as our pid namespace numbers them."""
+        from .control import pids
+
+        return pids(self)
+
+    def update(self, resources: Resources) -> None:
+        """Change the limits that `resources` (config-linux.md, Control groups) gives: all of them or none."""
+        from .control import update
+
+        update(self, resources)
+
+    def stats(self) -> dict[str, Any]:
+        """What it uses: the `data` of a stats event of `events`."""
+        from .stats import stats
+
+        return stats(self.cgroup)
 
     # delete
 
@@ -390,6 +451,27 @@ def _read_until_closed(fifo: int, pidfd: int) -> bytes | None:
             said += chunk
         elif pidfd in events:
             return said if opened else None
+
+
+def _is_dead(pidfd: int, milliseconds: int) -> bool:
+    """Whether the process is dead, or dies within that time."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(milliseconds))
+
+
+def _name_of(pid: int) -> bytes:
+    """proc_pid_comm(5), b"" when the process is gone; a zombie still has it."""
+    try:
+        fd = os.open(f"/proc/{pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 64)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def load_all(root: str = "", report: Report = silent) -> list[Container]:

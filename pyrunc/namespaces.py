@@ -260,6 +260,38 @@ def _join_error(join: Join, error: OSError) -> KernelError:
     return kernel_error(join.describe(), error, pointer=join.pointer)
 
 
+def cgroup_namespace(join: Callable[[], None], proc: int) -> int:
+    """A descriptor of a new cgroup namespace rooted where `join` takes a process; nobody stays there.
+
+    For an init that is to join its cgroup last: with a namespace of its own it had to be there first.
+    """
+    ours, theirs = pair()
+    pid = clone3(0)
+    if pid == 0:
+        try:
+            ours.close()
+            join()
+            k.unshare(k.CLONE_NEWCGROUP)
+            theirs.send("made")
+            theirs.expect("opened")
+        except PyruncError as failure:
+            theirs.send_error(failure)
+        except OSError as failure:
+            theirs.send_error(kernel_error("make the cgroup namespace", failure, pointer="/linux/namespaces"))
+        finally:
+            os._exit(0)
+    theirs.close()
+    try:
+        ours.expect("made")
+        fd = os.open(f"{pid}/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    except EOFError:
+        raise PyruncError("the process that makes the cgroup namespace died") from None
+    finally:
+        ours.close()
+        os.waitpid(pid, 0)
+    return fd
+
+
 def become_root() -> None:
     """Take uid and gid 0 of the user namespace just entered (unmapped ids own nothing there)."""
     try:

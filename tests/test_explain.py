@@ -98,7 +98,7 @@ def test_each_step_is_told_with_its_pointer(full: Bundle, host: Host) -> None:
         "/linux/sysctl/kernel.msgmax": "sysctl kernel.msgmax = 8192",
         "/linux/uidMappings/0": "0 in the container is 100000 here, 65536 ids",
         "/linux/cgroupsPath": "/a/b", "/linux/personality": "LINUX",
-        "/linux/resources/pids": "not applied by this version",
+        "/linux/resources/pids/limit": "cgroup limit pids.limit = ",
         "/process/oomScoreAdj": "100", "/process/scheduler": "SCHED_BATCH", "/process/ioPriority": "IDLE",
         "/process/user": "uid 5, gid 6, groups [7, 8], umask 077", "/process/cwd": "/tmp",
         "/process/noNewPrivileges": "no new privileges", "/process/args": "execve ['true']",

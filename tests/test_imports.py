@@ -31,16 +31,22 @@ ENTRY = {"pyrunc", "pyrunc._version", "pyrunc.cli", "pyrunc.cli.options", "pyrun
          "pyrunc.spec.load"}
 #: What a command needs beside the entry: of the modules of the creating side nothing gets in here.
 LIFECYCLE = {"pyrunc.cgroup", "pyrunc.cgroupfs", "pyrunc.cgroupv1", "pyrunc.cgroupv2", "pyrunc.hooks",
-             "pyrunc.lifecycle", "pyrunc.linux", "pyrunc.linux._syscall", "pyrunc.linux.fs", "pyrunc.linux.mount",
-             "pyrunc.linux.nr", "pyrunc.linux.process", "pyrunc.linux.syscall", "pyrunc.paths", "pyrunc.signals",
-             "pyrunc.state"}
+             "pyrunc.lifecycle", "pyrunc.limits", "pyrunc.linux", "pyrunc.linux._syscall",
+             "pyrunc.linux.fs", "pyrunc.linux.mount", "pyrunc.linux.nr", "pyrunc.linux.process",
+             "pyrunc.linux.syscall", "pyrunc.paths", "pyrunc.signals", "pyrunc.state"}
+STATS = {"pyrunc.events", "pyrunc.stats", "pyrunc.stats_v1", "pyrunc.stats_v2"}
 VALIDATING = {"pyrunc.spec._validator", "pyrunc.spec.check", "pyrunc.spec.check_linux"}
+UPDATING = {"pyrunc.control", "pyrunc.resources", "pyrunc.limits", "pyrunc.device_rules"}
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "version": (("--version",), set()),
     "state": (("state", "{id}"), LIFECYCLE),
     "start": (("start", "{id}"), LIFECYCLE | VALIDATING),
     "kill": (("kill", "{id}", "KILL"), LIFECYCLE),
     "delete": (("delete", "--force", "{id}"), LIFECYCLE | VALIDATING),
+    "pause": (("pause", "{id}"), LIFECYCLE | {"pyrunc.control"}),
+    "ps": (("ps", "--format", "json", "{id}"), LIFECYCLE | {"pyrunc.control"}),
+    "events": (("events", "--stats", "{id}"), LIFECYCLE | STATS),
+    "update": (("update", "--pids-limit", "9", "{id}"), LIFECYCLE | VALIDATING | UPDATING),
 }
 #: The parts that only a creating command may load.
 CREATING = ("pyrunc.creation", "pyrunc.init", "pyrunc.rootfs", "pyrunc.mounts", "pyrunc.process", "pyrunc.namespaces")

@@ -48,6 +48,12 @@ NOTES = {
     "spec": "An existing config.json is never overwritten.",
     "features": "The document is described in the specification's features.md.",
     "list": "As a table, as JSON, or ids only.",
+    "events": "Stats are printed every interval, or once with --stats; a container that runs out of memory is told "
+              "when it does. A duration is written as 5s, 300ms or 1m30s. It ends when the container has stopped.",
+    "pause": "It must be running or created. Its status is paused then.",
+    "resume": "It must be paused.",
+    "ps": "The options go to ps(1), -ef by default; its table needs a column PID. As JSON it is a list of process ids.",
+    "update": "What is left out stays as it is. If a value is rejected, none is changed. Device rules can't be.",
 }
 
 EXIT_STATUS = """\

@@ -16,10 +16,16 @@ _pyrunc_values() {
 		--pid-file) values="<file>"; return 0 ;;
 		--preserve-fds) values=""; return 0 ;;
 		esac ;;
+	events) case $2 in
+		--interval) values=""; return 0 ;;
+		esac ;;
 	explain) case $2 in
 		--bundle|-b) values="<directory>"; return 0 ;;
 		esac ;;
 	list) case $2 in
+		--format|-f) values="table json"; return 0 ;;
+		esac ;;
+	ps) case $2 in
 		--format|-f) values="table json"; return 0 ;;
 		esac ;;
 	run) case $2 in
@@ -31,6 +37,27 @@ _pyrunc_values() {
 	spec) case $2 in
 		--bundle|-b) values="<directory>"; return 0 ;;
 		esac ;;
+	update) case $2 in
+		--resources|-r) values="<file>"; return 0 ;;
+		--blkio-weight) values=""; return 0 ;;
+		--cpu-period) values=""; return 0 ;;
+		--cpu-quota) values=""; return 0 ;;
+		--cpu-burst) values=""; return 0 ;;
+		--cpu-share) values=""; return 0 ;;
+		--cpu-rt-period) values=""; return 0 ;;
+		--cpu-rt-runtime) values=""; return 0 ;;
+		--cpuset-cpus) values=""; return 0 ;;
+		--cpuset-mems) values=""; return 0 ;;
+		--cpu-idle) values="0 1"; return 0 ;;
+		--memory) values=""; return 0 ;;
+		--memory-reservation) values=""; return 0 ;;
+		--memory-swap) values=""; return 0 ;;
+		--pids-limit) values=""; return 0 ;;
+		--kernel-memory) values=""; return 0 ;;
+		--kernel-memory-tcp) values=""; return 0 ;;
+		--l3-cache-schema) values=""; return 0 ;;
+		--mem-bw-schema) values=""; return 0 ;;
+		esac ;;
 	esac
 	return 1
 }
@@ -40,14 +67,19 @@ _pyrunc_words() {
 	case $1 in
 	create) options="--bundle --console-socket --pid-file --no-pivot --no-new-keyring --preserve-fds --help" arguments="container-id" ;;
 	delete) options="--force --help" arguments="container-id" ;;
+	events) options="--interval --stats --help" arguments="container-id" ;;
 	explain) options="--bundle --help" arguments="" ;;
 	features) options="--help" arguments="" ;;
 	kill) options="--help" arguments="container-id signal" ;;
 	list) options="--format --quiet --help" arguments="" ;;
+	pause) options="--help" arguments="container-id" ;;
+	ps) options="--format --help" arguments="container-id ps options" ;;
+	resume) options="--help" arguments="container-id" ;;
 	run) options="--bundle --console-socket --pid-file --no-pivot --no-new-keyring --preserve-fds --detach --keep --no-subreaper --help" arguments="container-id" ;;
 	spec) options="--bundle --rootless --help" arguments="" ;;
 	start) options="--help" arguments="container-id" ;;
 	state) options="--help" arguments="container-id" ;;
+	update) options="--resources --blkio-weight --cpu-period --cpu-quota --cpu-burst --cpu-share --cpu-rt-period --cpu-rt-runtime --cpuset-cpus --cpuset-mems --cpu-idle --memory --memory-reservation --memory-swap --pids-limit --l3-cache-schema --mem-bw-schema --help" arguments="container-id" ;;
 	help) options="" arguments=command ;;
 	esac
 }
@@ -78,13 +110,13 @@ _pyrunc() {
 	elif [[ $current == -* ]]; then
 		values=$options
 	elif [[ -z $command ]]; then
-		values="create delete explain features kill list run spec start state help"
+		values="create delete events explain features kill list pause ps resume run spec start state update help"
 	else
 		arguments=($arguments)
 		case ${arguments[count]-} in
 		container-id) values=$(pyrunc "${root[@]}" list --quiet 2>/dev/null) ;;
 		signal) values="HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS" ;;
-		command) values="create delete explain features kill list run spec start state" ;;
+		command) values="create delete events explain features kill list pause ps resume run spec start state update" ;;
 		esac
 	fi
 	case $values in

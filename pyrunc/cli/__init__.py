@@ -26,14 +26,19 @@ else:
 COMMANDS = {
     "create": "create a container from a bundle; it waits for start",
     "delete": "delete a stopped container",
+    "events": "print what happens to a container, as JSON",
     "explain": "print what creating the bundle's container would do, without doing it",
     "features": "print what this build can do, as JSON",
     "kill": "send a signal to a container's init",
     "list": "list containers",
+    "pause": "freeze every process of a container",
+    "ps": "show the processes of a container",
+    "resume": "let a paused container run again",
     "run": "create and start a container, and wait for it",
     "spec": "write a default config.json",
     "start": "start a created container",
     "state": "print a container's state as JSON",
+    "update": "change a container's limits",
 }
 
 GLOBAL_OPTIONS = (

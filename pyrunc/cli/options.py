@@ -35,24 +35,27 @@ class Option:
 
 
 class Argument:
-    """A positional argument."""
+    """A positional argument; a `rest` takes all words after the ones before it, options too, and is the last."""
 
-    __slots__ = ("default", "help", "name", "required")
+    __slots__ = ("default", "help", "name", "required", "rest")
 
-    def __init__(self, name: str, *, required: bool = True, default: str = "", help: str = "") -> None:
+    def __init__(self, name: str, *, required: bool = True, default: str = "", help: str = "",
+                 rest: bool = False) -> None:
         self.name = name
         self.required = required
         self.default = default
         self.help = help
+        self.rest = rest
 
 
 class Args:
-    """What a command line said: `args["name"]`, `args.flag("force")`, `args.number("preserve-fds")`."""
+    """What a command line said: `args["name"]`, `args.flag("force")`, `args.number("preserve-fds")`, `args.rest`."""
 
-    __slots__ = ("values",)
+    __slots__ = ("rest", "values")
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
+        self.rest: list[str] = []
 
     def __getitem__(self, name: str) -> str:
         return self.values.get(name, "")
@@ -87,10 +90,18 @@ def parse(words: list[str], options: Iterable[Option], arguments: Iterable[Argum
             args.values[option.name] = option.default
     positional: list[str] = []
     rest = list(words)
+    arguments = None if arguments is None else list(arguments)
+    own = len(arguments) - 1 if arguments and arguments[-1].rest else len(words)  # positionals before the rest
     while rest:
+        if len(positional) >= own:
+            # A `--` before words that look like options does no harm here, nor does its absence.
+            args.rest = rest[1:] if rest[0] == "--" else rest
+            break
         word = rest.pop(0)
         if word == "--":
-            positional += rest
+            left = own - len(positional)
+            positional += rest[:left]
+            args.rest = rest[left:]
             break
         if len(word) > 1 and word.startswith("-"):
             _take(word, rest, table, args, command)
@@ -101,7 +112,7 @@ def parse(words: list[str], options: Iterable[Option], arguments: Iterable[Argum
     if arguments is None:
         return args, positional
     if not args.flag("help"):
-        _place(positional, list(arguments), args, command)
+        _place(positional, [argument for argument in arguments if not argument.rest], args, command)
     return args, []
 
 
@@ -144,7 +155,7 @@ def _nearest(name: str, table: dict[str, Option]) -> str:
 
 def usage(command: str, summary: str, options: Iterable[Option], arguments: Iterable[Argument]) -> str:
     """The --help of a command."""
-    words = [f"<{a.name}>" if a.required else f"[{a.name}]" for a in arguments]
+    words = [f"<{a.name}>" if a.required else f"[{a.name}{'...' if a.rest else ''}]" for a in arguments]
     lines = [f"usage: pyrunc {command} [options] {' '.join(words)}".rstrip(), "", summary, "", "options:"]
     rows = []
     for option in (*options, HELP):

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// pyrunc.linux._syscall: the two calls that Python has no safe door to.
+// pyrunc.linux._syscall: the calls that Python has no safe door to.
 //
 //   syscall(nr, *args) -> int             any system call that neither blocks for ever nor forks
 //   clone3(flags, exit_signal, cgroup_fd) a fork that can also make namespaces, or enter a cgroup
+//   address(buffer) -> int                where bytes are, for a structure that points to them (bpf(2))
 //
 // ctypes could do both (and _syscall_ctypes.py does where there was no compiler), but costs 3 ms to
 // import, and keeps more of itself in the child.  Built against the limited API: one object serves
@@ -170,9 +171,28 @@ do_clone3(PyObject *module, PyObject *const *argv, Py_ssize_t argc)
 	return PyLong_FromLong(pid);
 }
 
+PyDoc_STRVAR(address_doc,
+"address(buffer, /)\n--\n\n"
+"Where the contents of a bytes or bytearray are, for a structure that points to them.  Good while\n"
+"the caller holds the object, and doesn't resize it.");
+
+static PyObject *
+do_address(PyObject *module, PyObject *buffer)
+{
+	(void)module;
+	// No other type: these two neither move nor free what they hold when the buffer is released.
+	if (PyBytes_Check(buffer))
+		return PyLong_FromVoidPtr(PyBytes_AsString(buffer));
+	if (PyByteArray_Check(buffer))
+		return PyLong_FromVoidPtr(PyByteArray_AsString(buffer));
+	PyErr_SetString(PyExc_TypeError, "address takes bytes or a bytearray");
+	return NULL;
+}
+
 static PyMethodDef methods[] = {
 	{"syscall", (PyCFunction)(void (*)(void))do_syscall, METH_FASTCALL, syscall_doc},
 	{"clone3", (PyCFunction)(void (*)(void))do_clone3, METH_FASTCALL, clone3_doc},
+	{"address", do_address, METH_O, address_doc},
 	{NULL, NULL, 0, NULL},
 };
 

@@ -53,6 +53,7 @@ TABLES: dict[str, dict[str, int]] = {
         "setns": 308,
         "sched_setattr": 314,
         "sched_getattr": 315,
+        "bpf": 321,
     },
     "aarch64": {
         **_COMMON,
@@ -82,6 +83,7 @@ TABLES: dict[str, dict[str, int]] = {
         "setns": 268,
         "sched_setattr": 274,
         "sched_getattr": 275,
+        "bpf": 280,
     },
 }
 

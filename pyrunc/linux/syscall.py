@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one primitive below every wrapper: `call(name, *args)`.
+"""The primitives below every wrapper: `call(name, *args)`, and `address` for structures that point.
 
 The compiled module saves the 3 ms of CPU that importing ctypes costs; without it ctypes serves.
 """
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     Arg = int | bytes | bytearray | memoryview | None
 
 try:
+    from ._syscall import address as address
     from ._syscall import clone3 as _clone3
     from ._syscall import syscall
 except ImportError:
+    from ._syscall_ctypes import address as address
     from ._syscall_ctypes import clone3 as _clone3
     from ._syscall_ctypes import syscall
-
-
 
 
 def fail(error: OSError, name: str) -> OSError:

@@ -414,7 +414,11 @@ def test_a_program_on_a_terminal(user: int, runtime: Runtime, make_bundle: Calla
         os.close(master)
         assert process.returncode == 0, output.decode()
         assert output.count(b"\n") == output.count(b"\r\n")
-        seen.append(dict(line.split("\t", 1) for line in output.decode().splitlines() if line))
+        lines = [line.partition("\t") for line in output.decode().splitlines() if line]
+        # With runc stty's first ioctl fails at times (seen with 1.1.5), which is a line of its own.
+        assert which is not runtime or all(tab for _, tab, _ in lines), output
+        lines = [line for line in lines if line[1]]
+        seen.append({name: value for name, _, value in lines})
         shutil.rmtree(bundle.path)
     assert seen[0]["tty:"].startswith("/dev/") and {"33:", "99:"} <= set(seen[0])
     # Of the two terminals one has to turn line feeds into new lines: the container's, so that a program finds it

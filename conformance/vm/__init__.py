@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two virtual machines to run commands in, made from nothing but Debian's archive.
+
+controllers   Debian's own kernel on a view of this machine's root file system, with every cgroup v2
+              controller and a shell script as PID 1
+systemd       the same kernel under a Debian of its own, with systemd as PID 1, AppArmor and D-Bus
+
+Both start from one initramfs (initramfs.py).  qemu alone is driven: what a tool such as virtme-ng
+would add is a link in this machine's /lib/modules and output that goes through a console.  The CPU is
+emulated, so that it works in a virtual machine, and always the same.
+
+    python -m conformance.vm run --machine controllers -- COMMAND...
+"""

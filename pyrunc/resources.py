@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""linux.resources applied to a container's cgroup: the limits of its version, and the device rules.
+
+Apart from cgroup.py, because only create and update need it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from . import cgroupfs, cgroupv1, cgroupv2, device_rules, limits
+from .errors import ConfigError, ContainerError, kernel_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .cgroup import Cgroup
+    from .spec.types import Config, Resources
+
+
+def apply(cgroup: Cgroup, resources: Resources, config: Config, warn: Callable[[str], None], *, update: bool) -> None:
+    """Cgroup.apply."""
+    directories = {name: path for name, path in cgroup.paths.items() if path not in cgroup.skipped}
+    if cgroup.mode == "unified":
+        writes = cgroupv2.limits(resources, directories.get("", ""), warn)
+    else:
+        writes = cgroupv1.limits(resources, directories, warn)
+    _refuse_skipped(cgroup, writes)
+    put_back: Callable[[], None] | None = None
+    if not update or "devices" in resources:
+        put_back = _restrict_devices(cgroup.mode, directories, resources, config, warn)
+    try:
+        limits.apply(writes, directories, undo=update)
+    except BaseException:
+        if update and put_back is not None:
+            put_back()
+        raise
+
+
+def _restrict_devices(mode: str, directories: Mapping[str, str], resources: Resources, config: Config,
+                      warn: Callable[[str], None]) -> Callable[[], None] | None:
+    """Enforce the device rules; what brings the former ones back."""
+    nodes = (config.get("linux") or {}).get("devices") or []
+    rules = device_rules.effective(resources.get("devices") or [], nodes)
+    if mode == "unified":
+        from . import devices_bpf
+
+        return devices_bpf.attach(directories[""], rules, warn) if "" in directories else None
+    if "devices" not in directories:
+        return None
+    directory = directories["devices"]
+    before = device_rules.current(directory)
+    try:
+        limits.apply(device_rules.v1_writes(rules, before), directories)
+    except BaseException:
+        device_rules.restore(directory, before)
+        raise
+    return lambda: device_rules.restore(directory, before)
+
+
+def _refuse_skipped(cgroup: Cgroup, writes: list[limits.Write]) -> None:
+    """A limit that nobody enforces must not be believed in (an ordinary user's cgroup may be missing)."""
+    for write in writes:
+        path = cgroup.paths.get(write.controller, "")
+        if path in cgroup.skipped and not write.optional:
+            raise ConfigError(write.pointer, f"can't be limited: the cgroup {path} could not be made or joined",
+                              hint="an ordinary user needs a cgroup delegated to it")
+
+
+_DELEGATE = "/sys/kernel/cgroup/delegate"
+_DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")  # where the kernel has no such list
+
+
+def delegate(cgroup: Cgroup, config: Config) -> None:
+    """Chown a v2 cgroup and the files the kernel lists to the container's user.
+
+    Only if the container has a cgroup namespace of its own and the cgroups mounted for writing, as
+    config-linux.md, Cgroup ownership, demands (cgroup-v2.rst, Delegation).  Raises KernelError.
+    """
+    if cgroup.mode != "unified" or not _is_delegated(config):
+        return
+    uid = _host_uid(config)
+    for path in cgroup.directories():
+        try:
+            names = cgroupfs.read(_DELEGATE).split()
+        except OSError:
+            names = list(_DELEGATED)
+        try:
+            fd = cgroupfs.open_directory(path)
+            try:
+                os.chown(fd, uid, -1)
+                for name in names:
+                    _chown(name, uid, fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise kernel_error(f"give the cgroup {path} to user {uid}", error, syscall="fchownat",
+                               pointer="/linux/cgroupsPath") from None
+
+
+def _chown(name: str, uid: int, dir_fd: int) -> None:
+    try:
+        os.chown(name, uid, -1, dir_fd=dir_fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # the list has the files of every controller
+            raise
+
+
+def _is_delegated(config: Config) -> bool:
+    namespaces = (config.get("linux") or {}).get("namespaces") or []
+    if not any(entry["type"] == "cgroup" and not entry.get("path") for entry in namespaces):
+        return False
+    mounts = [mount for mount in config.get("mounts") or []
+              if mount.get("type") in ("cgroup", "cgroup2") and mount["destination"].rstrip("/") == "/sys/fs/cgroup"]
+    if not mounts:
+        return False
+    read_only = False
+    for option in mounts[-1].get("options") or []:
+        read_only = option == "ro" or (read_only and option != "rw")
+    return not read_only
+
+
+def _host_uid(config: Config) -> int:
+    """The container's uid as the host numbers it."""
+    process = config.get("process")
+    uid = (process.get("user") or {}).get("uid") or 0 if process else 0
+    for entry in (config.get("linux") or {}).get("uidMappings") or []:
+        if entry["containerID"] <= uid < entry["containerID"] + entry["size"]:
+            return entry["hostID"] + uid - entry["containerID"]
+    return uid
+
+
+def out_of_memory(config: Config) -> ContainerError:
+    """What is said of an init that the kernel has killed to keep the memory limit."""
+    memory = ((config.get("linux") or {}).get("resources") or {}).get("memory") or {}
+    limit = memory.get("limit")
+    if not limit or limit < 0:
+        return ContainerError("the container's init was killed: out of memory")
+    return ContainerError(f"the container's init was killed: out of memory with a limit of {limit} bytes",
+                          pointer="/linux/resources/memory/limit", hint="the program needs more to start")

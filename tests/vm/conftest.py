@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests that run in the guest of a virtual machine; on the host nothing here is collected.
+
+The machine gives PYRUNC_VM (its name), PYRUNC_VM_DISK (a blank disk of 256 MiB) and TMPDIR (a tmpfs,
+where pytest puts tmp_path and with it every bundle).  The fixtures are those of tests/conftest.py.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+MACHINE = os.environ.get("PYRUNC_VM", "")
+MARKERS = {"controllers": "vm", "systemd": "vm_systemd"}
+
+if not MACHINE:
+    collect_ignore_glob = ["*"]
+
+
+@pytest.fixture(autouse=True)
+def in_its_machine(request: pytest.FixtureRequest) -> None:
+    """A test of the other machine would fail for the wrong reasons, or worse, pass."""
+    assert request.node.get_closest_marker(MARKERS[MACHINE]), f"this is no test for the machine {MACHINE}"
+
+
+@pytest.fixture(scope="session")
+def machine() -> str:
+    """The name of the machine that this is."""
+    return MACHINE
+
+
+@pytest.fixture(scope="session")
+def blank_disk() -> Path:
+    """A disk to write to; what it holds is gone after the run."""
+    disk = Path(os.environ["PYRUNC_VM_DISK"])
+    assert disk.is_block_device()
+    return disk

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests of limits by their effect, of bad values, of many cycles and of the memory floor, where v2 is all there is.
+
+The same tests as tests/system has, on a kernel with every v2 controller; and what only v2 can do.
+"""
+
+from __future__ import annotations
+
+import pytest
+from container_cgroup import ContainerCgroup, is_v2, resources
+from support import Bundle, Host, Runtime, wait_for
+from system import (
+    test_cgroup_cycles,
+    test_memory_floor,
+    test_resources_bad,
+    test_resources_behaviour,
+    test_resources_table,
+)
+from system.test_resources_behaviour import HOG, LIMIT, SIGKILLED
+
+pytestmark = pytest.mark.vm
+
+disk = test_resources_behaviour.disk  # the fixtures that they use
+found = test_resources_table.found
+for module in (test_cgroup_cycles, test_memory_floor, test_resources_bad, test_resources_behaviour,
+               test_resources_table):
+    globals().update({name: test for name, test in vars(module).items() if name.startswith("test_")})
+
+
+@pytest.fixture(autouse=True)
+def v2_alone() -> None:
+    assert is_v2()
+
+
+def test_oom_group_through_unified_kills_all(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """cgroup-v2.rst, memory.oom.group: all die or none; the control loses the hog alone."""
+    script = f"{HOG}; echo the init lives"
+    memory = {"limit": LIMIT, "swap": LIMIT}
+    assert runtime.run(resources(bundle, memory=memory), script).lines == ["the init lives"]
+    result = runtime.run(resources(bundle, memory=memory, unified={"memory.oom.group": "1"}), script)
+    assert result.code == SIGKILLED and result.lines == [], result
+
+
+def test_unified_is_passed_through(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """config-linux.md, Unified: as given, and over what the typed fields say."""
+    resources(bundle, pids={"limit": 50}, unified={"pids.max": "44", "memory.high": "50331648"})
+    container = runtime.create(bundle)
+    cgroup = ContainerCgroup(runtime.state(container)["pid"])
+    assert cgroup.file("", "pids.max").read_text() == "44\n"
+    assert cgroup.file("", "memory.high").read_text() == "50331648\n"
+
+
+def test_memory_high_holds_a_hog_back(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """A limit that throttles and doesn't kill; the kernel counts how often."""
+    resources(bundle, unified={"memory.high": str(4 << 20)})
+    container = runtime.create(bundle.args("dd if=/dev/zero of=/dev/null bs=16M count=1 2>/dev/null; sleep 100"))
+    cgroup = ContainerCgroup(runtime.state(container)["pid"])
+    assert runtime("start", container).code == 0
+    events = cgroup.file("", "memory.events")
+
+    def high() -> int:
+        return int(dict(line.split() for line in events.read_text().splitlines())["high"])
+
+    wait_for(lambda: high() > 0, "the hog to be held back")
+    assert cgroup.oom_kills() == 0
