@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, Literal
 
+    from .device_rules import Rules
+    from .limits import Write
     from .spec.types import Config, Resources
 
     Mode = Literal["unified", "hybrid", "legacy"]
@@ -50,15 +52,12 @@ def _type(path: str) -> int:
         return 0
 
 
-def plan(cgroups_path: str | None, container_id: str, *, systemd: bool = False) -> Cgroup:
-    """The cgroup of a container, nothing done yet.
+def plan(cgroups_path: str | None, container_id: str) -> Cgroup:
+    """The cgroup of a container, nothing done yet (with systemd: cgroup_systemd.plan).
 
     An absolute `cgroupsPath` counts from where the hierarchy is mounted; a relative one, and the id
     where none is given, from pyrunc's own cgroup.  `..` leads out of neither.
     """
-    if systemd:
-        raise ConfigError(POINTER, "the systemd cgroup driver isn't in this build",
-                          hint="leave out --systemd-cgroup")
     path = clean(cgroups_path or container_id)
     if not path:
         raise ConfigError(POINTER, f"{cgroups_path!a} names no cgroup that could be made",
@@ -101,6 +100,8 @@ class Cgroup:
 
     __slots__ = ("claimed", "given", "mode", "paths", "pointer", "skipped", "warnings")
 
+    made_by_joining = False  # whether it is there only once a process is added
+
     def __init__(self, mode: Mode, paths: Mapping[str, str]) -> None:
         self.mode = mode
         self.paths = dict(paths)
@@ -118,11 +119,19 @@ class Cgroup:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Cgroup:
         """What `to_data` described."""
+        if "unit" in data:
+            from .cgroup_systemd import SystemdCgroup
+
+            return SystemdCgroup.from_data(data)
         cgroup = cls(data["mode"], data["paths"])
-        cgroup.given = list(data["given"])
-        cgroup.claimed = bool(data["claimed"])
-        cgroup.skipped = list(data["skipped"])
+        cgroup.take_data(data)
         return cgroup
+
+    def take_data(self, data: Mapping[str, Any]) -> None:
+        """What became of it since it was planned."""
+        self.given = list(data["given"])
+        self.claimed = bool(data["claimed"])
+        self.skipped = list(data["skipped"])
 
     def directories(self) -> list[str]:
         """Each directory once: controllers may share a hierarchy."""
@@ -175,10 +184,14 @@ class Cgroup:
         if is_new:
             self.given = [other for other in self.given if other != path]
         elif pids := cgroupfs.pids_at(path):
-            raise ContainerError(f"cgroup {path} is not empty: {_name_pids(pids)}", pointer=self.pointer,
-                                 hint="each container needs a cgroup of its own")
+            raise self.not_empty(path, pids)
         elif path not in self.given:
             self.given.append(path)
+
+    def not_empty(self, path: str, pids: list[int]) -> ContainerError:
+        """That the cgroup is somebody's."""
+        return ContainerError(f"cgroup {path} is not empty: {name_pids(pids)}", pointer=self.pointer,
+                              hint="each container needs a cgroup of its own")
 
     def add(self, pid: int) -> None:
         """Put process `pid` into the cgroup; 0 is the calling process itself."""
@@ -231,6 +244,14 @@ class Cgroup:
         from . import resources as applied
 
         applied.apply(self, resources, config, warn, update=update)
+
+    def announce(self, writes: list[Write], rules: Rules | None, *,
+                 undo: bool) -> tuple[list[Write], Callable[[], None] | None]:
+        """Tell the limits, and device `rules` if they change, to whoever else writes them: nobody, without systemd.
+
+        The writes as they agree with that, and what takes it back.
+        """
+        return writes, None
 
     def delegate(self, config: Config) -> None:
         """Give the cgroup to the container's user, where it gets a view of it that can be written."""
@@ -412,9 +433,14 @@ def _remove(path: str, deadline: float) -> None:
             continue
         if time.monotonic() >= deadline:
             pids = cgroupfs.pids_at(path)
-            raise ContainerError(f"cgroup {path} can't be removed: {_name_pids(pids)}")
+            raise cannot_remove(path, pids)
         time.sleep(pause)
         pause = min(pause * 2, 0.1)
+
+
+def cannot_remove(path: str, pids: list[int]) -> ContainerError:
+    """That somebody is still in the cgroup."""
+    return ContainerError(f"cgroup {path} can't be removed: {name_pids(pids)}")
 
 
 def _remove_below(path: str) -> bool:
@@ -436,7 +462,7 @@ def _remove_below(path: str) -> bool:
         os.close(top)
 
 
-def _name_pids(pids: list[int]) -> str:
+def name_pids(pids: list[int]) -> str:
     """`process 7 is in it`, `processes 7, 8 are in it`, with those of other pid namespaces counted."""
     known = [str(pid) for pid in sorted(set(pids)) if pid]
     hidden = pids.count(0)

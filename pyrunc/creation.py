@@ -48,16 +48,19 @@ _SMALL_MEMORY = 32 << 20
 class CreateOptions:
     """What the command line adds to a bundle."""
 
-    __slots__ = ("console_fd", "console_socket", "keyring", "pid_file", "pivot", "preserve_fds", "systemd_cgroup")
+    __slots__ = ("console_fd", "console_socket", "keyring", "pid_file", "pivot", "preserve_fds", "rootless",
+                 "systemd_cgroup")
 
     def __init__(self, *, console_socket: str = "", pid_file: str = "", pivot: bool = True, keyring: bool = True,
-                 preserve_fds: int = 0, systemd_cgroup: bool = False, console_fd: int = -1) -> None:
+                 preserve_fds: int = 0, systemd_cgroup: bool = False, console_fd: int = -1,
+                 rootless: bool | None = None) -> None:
         self.console_socket = console_socket
         self.pid_file = pid_file
         self.pivot = pivot
         self.keyring = keyring
         self.preserve_fds = preserve_fds
         self.systemd_cgroup = systemd_cgroup
+        self.rootless = rootless  # whether the user's systemd is to be asked; None: whoever's we are
         # For a caller that relays a terminal itself: a socket over which the master is sent.
         self.console_fd = console_fd
 
@@ -118,7 +121,6 @@ class Creation:
         self.channel: Channel | None = None
         check_supported(bundle)
         self.namespaces = namespaces.plan(config)
-        self.late_join = self._has_small_memory()
         self.mounts = mounts.plan(config, bundle.path)
         self.process = process.plan(config)
         for warning in self.process.warnings if self.process else ():
@@ -129,8 +131,8 @@ class Creation:
 
             for pointer, text in explain.steps(bundle, directory.id):
                 report("debug", explain.line(pointer, text))
-        linux = config.get("linux") or {}
-        self.cgroup: Cgroup = cgroups.plan(linux.get("cgroupsPath"), directory.id, systemd=options.systemd_cgroup)
+        self.cgroup = self._plan_cgroup(directory.id)
+        self.late_join = self._has_small_memory() and not self.cgroup.made_by_joining
         now = time.time_ns()
         self.container = Container(directory, {
             "ociVersion": OCI_VERSION,
@@ -147,6 +149,15 @@ class Creation:
             "pid_namespace": self.namespaces.has(k.CLONE_NEWPID) and not self.namespaces.joins_a(k.CLONE_NEWPID),
             "host_mounts": not self.namespaces.has(k.CLONE_NEWNS),
         }, report)
+
+    def _plan_cgroup(self, container_id: str) -> Cgroup:
+        config, options = self.bundle.config, self.options
+        path = (config.get("linux") or {}).get("cgroupsPath")
+        if not options.systemd_cgroup:
+            return cgroups.plan(path, container_id)
+        from . import cgroup_systemd
+
+        return cgroup_systemd.plan(path, container_id, config, options.rootless)
 
     def _has_small_memory(self) -> bool:
         resources = (self.bundle.config.get("linux") or {}).get("resources") or {}
@@ -193,8 +204,6 @@ class Creation:
         directory.write_state(self.container.data or {})
         self.namespaces.open()
         self._make_cgroup()
-        for warning in self.cgroup.warnings:
-            self.report("debug", warning)
         plan = self._spawn()
         channel = self.channel
         assert channel is not None and self.container.data is not None
@@ -240,8 +249,16 @@ class Creation:
         except BaseException:
             data["cgroup"] = None  # what stands there is somebody else's
             raise
+        if not self.cgroup.made_by_joining:
+            self._own_cgroup()
+
+    def _own_cgroup(self) -> None:
+        data = self.container.data
+        assert data is not None
         data["cgroup"] = self.cgroup.to_data()
         self.container.directory.write_state(data)
+        for warning in self.cgroup.warnings:
+            self.report("debug", warning)
         if os.geteuid() == 0:
             self.cgroup.delegate(self.bundle.config)
 
@@ -290,6 +307,8 @@ class Creation:
     def _join_cgroup(self) -> None:
         if not self.born_in_cgroup:
             self.cgroup.add(self.pid)
+            if self.cgroup.made_by_joining:
+                self._own_cgroup()
 
     def _limit(self) -> None:
         """The limits, once the set-up that they would hinder is done."""

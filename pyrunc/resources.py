@@ -28,22 +28,27 @@ def apply(cgroup: Cgroup, resources: Resources, config: Config, warn: Callable[[
     else:
         writes = cgroupv1.limits(resources, directories, warn)
     _refuse_skipped(cgroup, writes)
-    put_back: Callable[[], None] | None = None
+    rules = None
     if not update or "devices" in resources:
-        put_back = _restrict_devices(cgroup.mode, directories, resources, config, warn)
+        nodes = (config.get("linux") or {}).get("devices") or []
+        rules = device_rules.effective(resources.get("devices") or [], nodes)
+    writes, untell = cgroup.announce(writes, rules, undo=update)
+    put_back = [untell]
     try:
+        if rules is not None:
+            put_back.append(_restrict_devices(cgroup.mode, directories, rules, warn))
         limits.apply(writes, directories, undo=update)
     except BaseException:
-        if update and put_back is not None:
-            put_back()
+        if update:
+            for undo in reversed(put_back):
+                if undo is not None:
+                    undo()
         raise
 
 
-def _restrict_devices(mode: str, directories: Mapping[str, str], resources: Resources, config: Config,
+def _restrict_devices(mode: str, directories: Mapping[str, str], rules: device_rules.Rules,
                       warn: Callable[[str], None]) -> Callable[[], None] | None:
     """Enforce the device rules; what brings the former ones back."""
-    nodes = (config.get("linux") or {}).get("devices") or []
-    rules = device_rules.effective(resources.get("devices") or [], nodes)
     if mode == "unified":
         from . import devices_bpf
 

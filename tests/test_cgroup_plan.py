@@ -111,11 +111,6 @@ def test_no_cgroup_left_to_make(given: str) -> None:
     assert info.value.pointer == "/linux/cgroupsPath"
 
 
-def test_systemd_is_refused() -> None:
-    with pytest.raises(ConfigError, match="systemd"):
-        cgroup.plan("system.slice:runc:a", "a", systemd=True)
-
-
 def test_planning_makes_nothing() -> None:
     planned = cgroup.plan("/pyrunc-test-plan/x", "id")
     assert planned.given == [] and not any(os.path.exists(path) for path in planned.directories())

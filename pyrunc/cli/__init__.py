@@ -47,9 +47,9 @@ GLOBAL_OPTIONS = (
     Option("log-format", kind="text", metavar="text|json", default="text", help="how to write it"),
     Option("root", kind="text", metavar="DIR", help="where containers' state is kept (default: /run/pyrunc, "
                                                     "or $XDG_RUNTIME_DIR/pyrunc for an ordinary user)"),
-    Option("systemd-cgroup", help="let systemd make the cgroup (not in this version)"),
+    Option("systemd-cgroup", help="have systemd make the cgroup; cgroupsPath is then slice:prefix:name"),
     Option("rootless", kind="text", metavar="true|false|auto", default="auto",
-           help="accepted, as runc has it; who calls decides whether a cgroup may be skipped"),
+           help="with --systemd-cgroup, whether the user's systemd is asked (auto: unless root calls)"),
     Option("version", "v", help="print the version"),
 )
 
@@ -57,11 +57,12 @@ GLOBAL_OPTIONS = (
 class Context:
     """The global options, for a command."""
 
-    __slots__ = ("command", "container_id", "log", "root", "systemd_cgroup")
+    __slots__ = ("command", "container_id", "log", "root", "rootless", "systemd_cgroup")
 
     def __init__(self) -> None:
         self.log = Log()
         self.root = ""
+        self.rootless: bool | None = None
         self.systemd_cgroup = False
         self.command = ""
         self.container_id = ""
@@ -145,6 +146,7 @@ def _dispatch(args: Args, rest: list[str], context: Context) -> int:
 
         root = default_root()
     context.root = os.path.abspath(root)
+    context.rootless = {"true": True, "false": False}.get(args["rootless"])
     context.systemd_cgroup = args.flag("systemd-cgroup")
     status: int = module.run(given, context)
     return status

@@ -38,5 +38,6 @@ def options(args: Args, context: Context, console_fd: int = -1) -> CreateOptions
         keyring=not args.flag("no-new-keyring"),
         preserve_fds=args.number("preserve-fds"),
         systemd_cgroup=context.systemd_cgroup,
+        rootless=context.rootless,
         console_fd=console_fd,
     )

@@ -41,7 +41,8 @@ COMMAND_LINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "root below a file": (("--root", "{tmp}/file/x", *CREATE, "{id}"), ("{tmp}/file/x", "(ENOTDIR)")),
     "root a file, state": (("--root", "{tmp}/file", "state", "{id}"), ("state {id}: container does not exist",)),
     "root on a read-only file system": (("--root", "/proc/pyrunc", *CREATE, "{id}"), ("/proc/pyrunc",)),
-    "systemd": (("--systemd-cgroup", *CREATE, "{id}"), ("systemd cgroup driver isn't in this build",)),
+    "systemd": (("--systemd-cgroup", *CREATE, "{id}"),
+                ("systemd isn't running here (no /run/systemd/system) (leave out --systemd-cgroup)",)),
 
     "id empty": ((*CREATE, ""), ("invalid container ID format: ''", "letters, digits")),
     "id with a slash": ((*CREATE, "a/b"), ("invalid container ID format: 'a/b'",)),
