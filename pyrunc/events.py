@@ -12,6 +12,7 @@ import time
 
 from . import cgroupfs
 from .errors import ContainerError, PyruncError, kernel_error
+from .state import OOM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from .cgroup import Cgroup
     from .lifecycle import Container
+    from .state import StateDir
 
 _LINGER = 0.05  # seconds between looks at who is left once the init is gone
 
@@ -114,7 +116,7 @@ def open_oom(container: Container) -> OomV1 | OomV2 | None:
         container.report("warning", "no OOM events: the container has no memory cgroup")
         return None
     try:
-        return OomV1(cgroup) if name else OomV2(cgroup)
+        return OomV1(cgroup) if name else OomV2(cgroup, container.directory)
     except FileNotFoundError:
         container.report("warning", "no OOM events: the memory controller isn't enabled for the container's cgroup")
         return None
@@ -126,17 +128,25 @@ class OomV2:
     """memory.events of cgroup v2: poll(2) tells a change with POLLPRI, `oom_kill` counts (cgroup-v2.rst).
 
     The counter covers the cgroups below as well, and is read before anything else: a kill between
-    that and the first poll is a change.
+    that and the first poll is a change.  It can't be read any more once the cgroup is removed, which
+    may be before we come to it: who removes it leaves the last count in the file `oom`.
     """
 
     mask = select.POLLPRI
 
-    __slots__ = ("fd", "gone", "seen")
+    __slots__ = ("_last", "fd", "gone", "seen")
 
-    def __init__(self, cgroup: Cgroup) -> None:
+    def __init__(self, cgroup: Cgroup, directory: StateDir) -> None:
         self.fd = os.open(f"{cgroup.paths['']}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
         self.gone = False
-        self.seen = self._count()
+        self._last = -1
+        try:
+            self.seen = self._count()
+            self._last = os.open(OOM, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
+                                 dir_fd=directory.fd)
+        except OSError:
+            self.close()
+            raise
 
     def _count(self) -> int:
         # From the start on the same descriptor: only such a read makes the next change be told.
@@ -151,15 +161,16 @@ class OomV2:
             if error.errno not in cgroupfs.GONE:
                 raise
             self.gone = True
-            return False
+            count = int(os.pread(self._last, 32, 0) or self.seen)
         new = count > self.seen
         self.seen = count
         return new
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for fd in (self.fd, self._last):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._last = -1
 
 
 class OomV1:

@@ -24,7 +24,7 @@ from .errors import ContainerError, ContainerNotFound, PyruncError, from_data, k
 from .hooks import hooks_of, run_hooks, run_hooks_warn
 from .linux import mount as k
 from .spec.load import load_config, parse
-from .state import StateDir, process_start
+from .state import OOM, StateDir, process_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -395,6 +395,7 @@ class Container:
         elif cgroup is not None:
             if not data.get("pid_namespace", True) or not data.get("pid"):
                 cgroup.signal_all(_signal.SIGKILL)
+            self.directory.tell(OOM, lambda: str(cgroup.oom_kills()))
             self._destroy_cgroup(cgroup)
         if data.get("host_mounts") and data.get("rootfs"):
             _unmount(data["rootfs"])

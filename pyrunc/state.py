@@ -5,6 +5,7 @@
         config.json     the bundle's, as it was at create
         state.json      what must be known later; status is never in it but derived
         exec.fifo       there while the container waits for start
+        oom             there when `events` watches: the last count of its kills for want of memory
 
 state.json carries a version; older ones are read.
 """
@@ -21,12 +22,14 @@ from .spec.load import dump, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 VERSION = 1
 STATE = "state.json"
 CONFIG = "config.json"
 FIFO = "exec.fifo"
+OOM = "oom"
 LOCK_TIMEOUT = 10.0  # seconds
 _LOCK_POLL = 0.01
 _MAX_ID = 1024
@@ -190,6 +193,17 @@ class StateDir:
                 os.fsync(self.fd)
         except OSError as error:
             raise kernel_error(f"write {self.path}/{name}", error) from None
+
+    def tell(self, name: str, text: Callable[[], str]) -> None:
+        """Write to the file `name`, in place, if there is one: somebody has it open and waits for it."""
+        try:
+            fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        except FileNotFoundError:
+            return
+        try:
+            os.write(fd, text().encode())
+        finally:
+            os.close(fd)
 
     def make_fifo(self) -> int:
         """Make exec.fifo; an O_PATH descriptor of it.

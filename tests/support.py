@@ -207,4 +207,7 @@ class Host:
         deadline = time.monotonic() + 5
         while (now := self.look()) != self.before and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert now == self.before
+        changed = {what: {"gone": sorted(set(self.before[what]) - set(now[what])),
+                          "new": sorted(set(now[what]) - set(self.before[what]))}
+                   for what in now if now[what] != self.before[what]}
+        assert not changed, f"the host has changed: {changed}"

@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "kill": (("kill", "{id}", "KILL"), LIFECYCLE),
     "delete": (("delete", "--force", "{id}"), LIFECYCLE | VALIDATING),
     "pause": (("pause", "{id}"), LIFECYCLE | {"pyrunc.control"}),
+    "resume": (("resume", "{id}"), LIFECYCLE | {"pyrunc.control"}),
     "ps": (("ps", "--format", "json", "{id}"), LIFECYCLE | {"pyrunc.control"}),
     "events": (("events", "--stats", "{id}"), LIFECYCLE | STATS),
     "update": (("update", "--pids-limit", "9", "{id}"), LIFECYCLE | VALIDATING | UPDATING),
@@ -140,6 +141,8 @@ def test_the_control() -> None:
 def test_imports_of(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path, name: str) -> None:
     words, allowed = COMMANDS[name]
     container = runtime.create(bundle.args("sleep", "100")) if "{id}" in words else ""
+    if name == "resume":
+        assert runtime("pause", container).code == 0
     modules = table(runtime, tmp_path, *(container if word == "{id}" else word for word in words))
     check(modules)
     ours = {module for module in modules if module.startswith("pyrunc")}

@@ -243,10 +243,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"cpu": {"shares": 1}}, "/cpu/shares", "the minimum allowed cpu-shares is 2"),
     ({"cpu": {"shares": 262145}}, "/cpu/shares", "the maximum allowed cpu-shares is 262144"),
     ({"cpu": {"shares": -1}}, "/cpu/shares", "the minimum allowed"),
-    ({"cpu": {"burst": 5000}}, "/cpu/burst", "needs a quota"),
     ({"cpu": {"quota": 5000, "burst": 5001}}, "/cpu/burst", "above the quota of 5000"),
-    *(({"cpu": {name: text}}, f"/cpu/{name}", "not a list of numbers and ranges") for name in ("cpus", "mems")
-      for text in ("a-b", "1,,2", "1-0", "0\n1", " 0", "0-", "-1", ",", "0,", "0x1", "1" * 5000, "\u0661", "0--1")),
     ({"memory": {"swap": 64 * MiB}}, "/memory/swap", "unable to set swap limit without memory limit"),
     ({"memory": {"limit": -1, "swap": 64 * MiB}}, "/memory/swap", "without memory limit"),
     ({"memory": {"limit": 64 * MiB, "swap": 63 * MiB}}, "/memory/swap", "should be >= memory limit"),

@@ -242,6 +242,14 @@ RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
      '/linux/resources/hugepageLimits/0/pageSize: "MB"'),
     (resources(cpu={"cpus": "0-"}), resources(cpu={"cpus": "0-3,7\n"}),
      '/linux/resources/cpu/cpus: "0-" is not a list'),
+    (resources(cpu={"cpus": "0,,1"}), resources(cpu={"cpus": "0-15:1/2,17"}),
+     '/linux/resources/cpu/cpus: "0,,1" is not a list of CPUs'),
+    (resources(cpu={"mems": "0-3:2/1"}), resources(cpu={"mems": "0-3:1/1"}),
+     '/linux/resources/cpu/mems: "0-3:2/1" is not a list of nodes'),
+    (resources(cpu={"mems": "0:1/2"}), resources(cpu={"mems": "0-0:1/2"}),
+     '/linux/resources/cpu/mems: "0:1/2" is not a list of nodes'),
+    (resources(cpu={"mems": "0-3:1/x"}), resources(cpu={"mems": "0-3"}),
+     '/linux/resources/cpu/mems: "0-3:1/x" is not a list of nodes'),
     (resources(cpu={"mems": "x"}), resources(cpu={"mems": ""}),
      '/linux/resources/cpu/mems: "x" is not a list of nodes'),
     (resources(cpu={"quota": 5, "burst": 6}), resources(cpu={"quota": -1, "burst": 6}),
@@ -410,3 +418,11 @@ def test_the_spec_example_of_every_section() -> None:
                       "rdma": {"mlx5_1": {"hcaHandles": 3}}, "unified": {"io.max": "259:0 rbps=2097152"}},
     }
     assert load_config(dump(config).encode()) == config
+
+
+@pytest.mark.parametrize("member", ["cpus", "mems"])
+@pytest.mark.parametrize("text", ["a-b", "1,,2", "1-0", "0\n1", "0-", "-1", ",", "0,", "0x1", "1" * 5000, "\u0661",
+                                  "0--1", "0-7:", "0-7:1", "0-7:1/", "0-7:0/2", "all:1/2"])
+def test_no_list_of_numbers(member: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s)^/linux/resources/cpu/{member}: .* is not a list of (CPUs|nodes)"):
+        checked(resources(cpu={member: text}))

@@ -103,11 +103,18 @@ def check_process(process: Process, pointer: str = "/process") -> None:
                 raise ConfigError(f"{pointer}/consoleSize/{side}", f"{cells} is more than 65535")
 
 
-def check_list(pointer: str, text: str, of: str) -> None:
-    """A list of numbers as cpuset(7) writes it: 0-3,7.  Empty is fine."""
+def check_list(pointer: str, text: str, of: str, strides: bool = False) -> None:
+    """A list of numbers as cpuset(7) writes it: 0-3,7.  Empty is fine.
+
+    With `strides` also 0-7:2/4, of which each four numbers the first two (the kernel's lib/bitmap-str.c).
+    """
     for part in text.split(",") if text else ():
-        low, dash, high = part.strip().partition("-")
-        if not _is_number(low) or (dash and (not _is_number(high) or int(high) < int(low))):
+        numbers, colon, stride = part.strip().partition(":")
+        used, _, group = stride.partition("/")
+        low, dash, high = numbers.partition("-")
+        if (not _is_number(low) or (dash and (not _is_number(high) or int(high) < int(low)))
+                or (colon and not (strides and dash and _is_number(used) and _is_number(group)
+                                   and 0 < int(used) <= int(group)))):
             raise ConfigError(pointer, f'"{text}" is not a list of {of} such as 0-3,7')
 
 

@@ -166,8 +166,8 @@ def check_resources(resources: Resources, pointer: str = "/linux/resources") -> 
     for index, limit in enumerate(resources.get("hugepageLimits", [])):
         _check_page_size(f"{pointer}/hugepageLimits/{index}/pageSize", limit["pageSize"])
     cpu = resources.get("cpu", {})
-    check_list(pointer + "/cpu/cpus", cpu.get("cpus", "").strip(), "CPUs")
-    check_list(pointer + "/cpu/mems", cpu.get("mems", "").strip(), "nodes")
+    check_list(pointer + "/cpu/cpus", cpu.get("cpus", "").strip(), "CPUs", strides=True)
+    check_list(pointer + "/cpu/mems", cpu.get("mems", "").strip(), "nodes", strides=True)
     quota = cpu.get("quota", 0)
     if 0 < quota < cpu.get("burst", 0):
         raise ConfigError(pointer + "/cpu/burst", f"{cpu['burst']} is larger than the quota {quota}")

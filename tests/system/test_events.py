@@ -155,7 +155,7 @@ def test_the_reader_may_go(runtime: Runtime, bundle: Bundle, host: Host) -> None
     (("--interval", "5", "web"), 'takes a duration such as 5s or 1m30s, not "5"'),
     (("web",), "container does not exist"),
 ])
-def test_mistakes(runtime: Runtime, words: tuple[str, ...], expected: str) -> None:
+def test_mistakes_of_events(runtime: Runtime, words: tuple[str, ...], expected: str) -> None:
     result = runtime("events", *words)
     assert result.code == 1 and len(result.errors) == 1 and expected in result.err
 

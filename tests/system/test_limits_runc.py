@@ -52,6 +52,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "throttles": lambda: {"blockIO": {name: [{**loop(), "rate": 1000 + index}] for index, name in enumerate((
         "throttleReadBpsDevice", "throttleWriteBpsDevice", "throttleReadIOPSDevice", "throttleWriteIOPSDevice"))}},
     "burst": lambda: {"cpu": {"quota": 30000, "burst": 20000}},
+    "burst alone": lambda: {"cpu": {"burst": 5000}},  # means nothing without a quota, but may get one
     "idle": lambda: {"cpu": {"idle": 1}},
 }
 #: (case, file): what runc 1.1 has there, what we have.
@@ -60,6 +61,7 @@ EXPLAINED = {
     ("pids zero", "pids.max"): ("max", "1"),
     # Fields of runtime-spec 1.1, which runc has carried out since 1.2.
     ("burst", "cpu.cfs_burst_us"): ("0", "20000"),
+    ("burst alone", "cpu.cfs_burst_us"): ("0", "5000"),
     ("idle", "cpu.idle"): ("0", "1"),
     ("idle", "cpu.shares"): ("1024", "3"),  # what the kernel shows for an idle one
 }
@@ -117,7 +119,6 @@ REFUSED: dict[str, tuple[dict[str, Any], bool]] = {
     "unified": ({"unified": {"memory.high": "1"}}, True),
     "rt without a budget": ({"cpu": {"realtimeRuntime": 999_999_999}}, True),
     "cpus with a gap": ({"cpu": {"cpus": "0,,1"}}, False),  # the kernel's parser skips it
-    "burst alone": ({"cpu": {"burst": 5000}}, False),  # the kernel takes it, and it means nothing without a quota
 }
 
 

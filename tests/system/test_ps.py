@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from container_cgroup import ContainerCgroup
 from support import Bundle, Host, Runtime, wait_for
-
-FREEZER = Path("/sys/fs/cgroup/freezer")
 
 
 def running(runtime: Runtime, bundle: Bundle, script: str = "sleep 71 & sleep 72 & wait") -> str:
@@ -18,14 +17,6 @@ def running(runtime: Runtime, bundle: Bundle, script: str = "sleep 71 & sleep 72
     assert runtime("start", container).code == 0
     wait_for(lambda: len(json.loads(runtime("ps", "--format", "json", container).out)) == 3, "its children")
     return container
-
-
-def freezer(pid: int) -> Path:
-    """The container's cgroup in the freezer's hierarchy."""
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        if line.split(":")[1] == "freezer":
-            return FREEZER / line.split(":", 2)[2].lstrip("/")
-    raise AssertionError("no freezer")
 
 
 def test_as_runc_prints_it(runtime: Runtime, bundle: Bundle, host: Host, make_runtime: Callable[[str], Runtime],
@@ -58,7 +49,7 @@ def test_json_is_the_pids(runtime: Runtime, bundle: Bundle, host: Host) -> None:
 def test_those_of_sub_cgroups_and_without_a_pid_namespace(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     container = running(runtime, bundle.without("pid"))
     pids = json.loads(runtime("ps", "-f", "json", container).out)
-    below = freezer(pids[0]) / "below"
+    below = ContainerCgroup(pids[0]).file("freezer/below", "below")
     below.mkdir()
     (below / "cgroup.procs").write_text(str(pids[-1]))
     assert json.loads(runtime("ps", "-f", "json", container).out) == pids
@@ -97,7 +88,7 @@ def test_a_stopped_container_has_none(runtime: Runtime, bundle: Bundle, host: Ho
         each.clean_up()
 
 
-def test_mistakes(runtime: Runtime, tmp_path: Path) -> None:
+def test_mistakes_of_ps(runtime: Runtime, tmp_path: Path) -> None:
     assert "invalid format option" in runtime("ps", "--format", "xml", "web").err
     assert runtime("ps", "web").errors == ["pyrunc: ps web: container does not exist"]
     assert "the argument <container-id> is missing" in runtime("ps").err

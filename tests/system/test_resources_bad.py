@@ -37,6 +37,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "cpus words": ({"cpu": {"cpus": "a-b"}}, "/cpu/cpus", "a-b"),
     "cpus with a gap": ({"cpu": {"cpus": "1,,2"}}, "/cpu/cpus", "1,,2"),
     "cpus backwards": ({"cpu": {"cpus": "1-0"}}, "/cpu/cpus", "1-0"),
+    "cpus of no group": ({"cpu": {"cpus": "0-1:2/1"}}, "/cpu/cpus", "0-1:2/1"),
     "cpus of two lines": ({"cpu": {"cpus": "0\n1"}}, "/cpu/cpus", ""),
     "mems absent": ({"cpu": {"mems": "0-77"}}, "/cpu/mems", "0-77"),
     "memory words": ({"memory": {"limit": "64M"}}, "/memory/limit", "64M"),
@@ -70,7 +71,6 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "rule of minus two": (rule(allow=True, type="c", major=-2, access="r"), "/devices/1/major", "-2"),
 }
 V1_CASES: dict[str, tuple[dict[str, Any], str, str]] = {
-    "burst without quota": ({"cpu": {"burst": 60000}}, "/cpu/burst", ""),
     "weight of no device": ({"blockIO": {"weightDevice": [{**ABSENT, "weight": 100}]}}, "/blockIO/weightDevice/0", ""),
     "rt without a budget": ({"cpu": {"realtimeRuntime": 999_999_999}}, "/cpu/realtimeRuntime", ""),
     "rt above its period": ({"cpu": {"realtimePeriod": 1000, "realtimeRuntime": 1001}}, "/cpu/realtimeRuntime", ""),

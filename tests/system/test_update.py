@@ -4,11 +4,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from container_cgroup import is_v2
 from support import Bundle, Host, Runtime
+
+from pyrunc.cgroupv2 import shares_to_weight
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # conformance is no part of what is installed
+
+from conformance.resources import device_programs
 
 ROOT = Path("/sys/fs/cgroup")
 START: dict[str, Any] = {
@@ -18,24 +26,48 @@ START: dict[str, Any] = {
 }
 
 
+#: What v1's files are called on v2.
+ON_V2 = {"memory.limit_in_bytes": "memory.max", "memory.soft_limit_in_bytes": "memory.low", "cpu.shares": "cpu.weight",
+         "cpu.cfs_quota_us": "cpu.max", "cpu.cfs_period_us": "cpu.max", "cpu.cfs_burst_us": "cpu.max.burst"}
+
+
+def on_v2(expected: dict[str, str]) -> dict[str, str]:
+    """Values of v1 as v2 has them: a weight for shares, one file for quota and period."""
+    found = {}
+    for name, value in expected.items():
+        if name == "cpu.shares":
+            value = str(shares_to_weight(int(value)))
+        elif ON_V2.get(name) == "cpu.max":
+            quota, period = expected.get("cpu.cfs_quota_us", "50000"), expected.get("cpu.cfs_period_us", "100000")
+            value = f"{'max' if quota == '-1' else quota} {period}"
+        elif value == "9223372036854771712":
+            value = "max"
+        found[ON_V2.get(name, name)] = value
+    return found
+
+
 class Limits:
-    """The v1 files of a container's cgroup."""
+    """The files of a container's cgroup, by their names on v1 or on v2."""
 
     def __init__(self, runtime: Runtime, container: str) -> None:
         pid = runtime.state(container)["pid"]
         self.directories = {}
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, names, path = line.split(":", 2)
-            self.directories.update({name: ROOT / name / path.lstrip("/") for name in names.split(",") if name})
+            self.directories.update({name: ROOT / name / path.lstrip("/") for name in names.split(",")
+                                     if name or is_v2()})
 
     def __getitem__(self, file: str) -> str:
-        return (self.directories[file.split(".")[0]] / file).read_text().strip()
+        return (self.directory(file.split(".")[0]) / file).read_text().strip()
+
+    def directory(self, controller: str) -> Path:
+        return self.directories["" if is_v2() else controller]
 
     def all(self) -> dict[str, str]:
         """Every file that says a limit, each readable."""
         found = {}
         for controller in ("memory", "cpu", "cpuset", "pids"):
-            for path in self.directories[controller].iterdir():
+            for path in self.directory(controller).iterdir():
                 if path.name.startswith(controller + ".") and path.stat().st_mode & 0o222:
                     try:
                         found[path.name] = path.read_text()
@@ -43,7 +75,7 @@ class Limits:
                         continue
         # What is no limit, and changes by itself.
         return {name: text for name, text in found.items() if not name.endswith(
-            ("usage_in_bytes", "failcnt", "force_empty", "oom_control", "pressure_level"))}
+            ("usage_in_bytes", "failcnt", "force_empty", "oom_control", "pressure_level", "peak", "pressure"))}
 
 
 @pytest.fixture
@@ -88,12 +120,14 @@ OPTIONS = {
 def test_an_option(runtime: Runtime, container: str, limits: Limits, case: str) -> None:
     """Its file has the value, and no other has changed."""
     words, expected = OPTIONS[case]
+    if is_v2():
+        expected = on_v2(expected)
     before = limits.all()
     result = runtime("update", *words, container)
     assert (result.code, result.out, result.err) == (0, "", "")
     assert {name: limits[name] for name in expected} == expected
     # cpu.shares and cpu.idle are two faces of a weight
-    faces = {"cpu.shares", "cpu.idle"} if case == "cpu-idle" else set()
+    faces = {"cpu.shares", "cpu.weight", "cpu.weight.nice"} if case == "cpu-idle" else {"cpu.weight.nice"}
     same = {"memory.kmem.limit_in_bytes"}
     after = limits.all()
     changed = {name for name in before if before[name] != after[name]}
@@ -106,9 +140,10 @@ def test_resources_from_a_file_and_from_stdin(runtime: Runtime, container: str, 
     given = tmp_path / "resources.json"
     given.write_text(json.dumps({"pids": {"limit": 11}, "cpu": {"shares": 128}}))
     assert runtime("update", "--resources", given, "--pids-limit", "99", container).code == 0
-    assert (limits["pids.max"], limits["cpu.shares"]) == ("11", "128")
+    shares, value = ("cpu.weight", str(shares_to_weight(128))) if is_v2() else ("cpu.shares", "128")
+    assert (limits["pids.max"], limits[shares]) == ("11", value)
     assert runtime("update", "-r", "-", container, stdin='{"pids": {"limit": 12}, "memory": null}').code == 0
-    assert (limits["pids.max"], limits["cpu.shares"]) == ("12", "128")
+    assert (limits["pids.max"], limits[shares]) == ("12", value)
 
 
 def test_zeros_are_no_limits(runtime: Runtime, container: str, limits: Limits) -> None:
@@ -126,7 +161,10 @@ def test_a_later_update_starts_from_the_earlier(runtime: Runtime, container: str
     """Only the quota is given: its period is the last one, not the one of config.json."""
     assert runtime("update", "--cpu-period", "50000", container).code == 0
     assert runtime("update", "--cpu-quota", "30000", container).code == 0
-    assert (limits["cpu.cfs_quota_us"], limits["cpu.cfs_period_us"]) == ("30000", "50000")
+    expected = {"cpu.cfs_quota_us": "30000", "cpu.cfs_period_us": "50000"}
+    if is_v2():
+        expected = on_v2(expected)
+    assert {name: limits[name] for name in expected} == expected
     kept = json.loads((runtime.root / container / "state.json").read_text())["resources"]
     assert kept["cpu"] == {"shares": 512, "quota": 30000, "period": 50000} and kept["pids"] == {"limit": 50}
     config = json.loads((runtime.root / container / "config.json").read_text())
@@ -134,9 +172,10 @@ def test_a_later_update_starts_from_the_earlier(runtime: Runtime, container: str
 
 
 def test_what_others_set_is_left_alone(runtime: Runtime, container: str, limits: Limits) -> None:
-    (limits.directories["cpu"] / "cpu.shares").write_text("777")
+    name = "cpu.weight" if is_v2() else "cpu.shares"
+    (limits.directory("cpu") / name).write_text("777")
     assert runtime("update", "--pids-limit", "8", container).code == 0
-    assert limits["cpu.shares"] == "777"
+    assert limits[name] == "777"
 
 
 @pytest.mark.parametrize("words", [
@@ -200,10 +239,15 @@ def test_kernel_memory_is_ignored_with_a_warning(runtime: Runtime, container: st
 
 def test_devices_are_not_touched(runtime: Runtime, container: str, limits: Limits) -> None:
     """containerd sends the whole of linux.resources; the device rules stay, as with runc."""
-    before = (limits.directories["devices"] / "devices.list").read_text()
+    def rules() -> str:
+        if is_v2():
+            return device_programs(limits.directory(""))
+        return (limits.directory("devices") / "devices.list").read_text()
+
+    before = rules()
     given = json.dumps({"devices": [{"allow": True, "access": "rwm"}], "pids": {"limit": 5}})
     assert runtime("update", "-r", "-", container, stdin=given).code == 0
-    assert (limits.directories["devices"] / "devices.list").read_text() == before
+    assert rules() == before
     assert limits["pids.max"] == "5"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tests of limits by their effect, of bad values, of many cycles and of the memory floor, where v2 is all there is.
+"""Limits and the commands that show and change them, where v2 is all there is.
 
 The same tests as tests/system has, on a kernel with every v2 controller; and what only v2 can do.
 """
@@ -11,10 +11,15 @@ from container_cgroup import ContainerCgroup, is_v2, resources
 from support import Bundle, Host, Runtime, wait_for
 from system import (
     test_cgroup_cycles,
+    test_device_access,
+    test_events,
     test_memory_floor,
+    test_pause,
+    test_ps,
     test_resources_bad,
     test_resources_behaviour,
     test_resources_table,
+    test_update,
 )
 from system.test_resources_behaviour import HOG, LIMIT, SIGKILLED
 
@@ -22,8 +27,11 @@ pytestmark = pytest.mark.vm
 
 disk = test_resources_behaviour.disk  # the fixtures that they use
 found = test_resources_table.found
-for module in (test_cgroup_cycles, test_memory_floor, test_resources_bad, test_resources_behaviour,
-               test_resources_table):
+lane = test_device_access.lane
+container = test_update.container
+limits = test_update.limits
+for module in (test_cgroup_cycles, test_device_access, test_events, test_memory_floor, test_pause, test_ps,
+               test_resources_bad, test_resources_behaviour, test_resources_table, test_update):
     globals().update({name: test for name, test in vars(module).items() if name.startswith("test_")})
 
 
