@@ -103,3 +103,66 @@ def test_cgroup2_on_a_hybrid_machine(runtime: Runtime, bundle: Bundle, host: Hos
     result = runtime.run(bundle, "cat /proc/self/mountinfo; cat /sys/fs/cgroup/cgroup.procs | head -1")
     assert mount_at(result.out, POINT).fstype == "cgroup2"
     assert result.lines[-1] == "1"
+
+
+# In a user namespace: the kernel shows what the container's own cgroup is, and gives what was delegated to it.
+
+HOST_ID = 210000
+
+
+def in_user_namespace(bundle: Bundle) -> Bundle:
+    bundle.namespace("user")
+    mapping = [{"containerID": 0, "hostID": HOST_ID, "size": 65536}]
+    bundle.linux.update(uidMappings=mapping, gidMappings=mapping)
+    for path in (bundle.rootfs, *bundle.rootfs.rglob("*")):
+        os.chown(path, HOST_ID, HOST_ID, follow_symlinks=False)
+    for above in bundle.path, *bundle.path.parents:
+        if above.stat().st_mode & 0o011 != 0o011:  # pytest makes them for their owner alone
+            above.chmod(above.stat().st_mode | 0o011)
+    return bundle
+
+
+@pytest.mark.parametrize("namespace", [False, True], ids=["host-namespace", "own-namespace"])
+def test_v1_in_a_user_namespace(runtime: Runtime, bundle: Bundle, host: Host, namespace: bool) -> None:
+    """Its own cgroups, which it can't change although they aren't read-only: nothing is delegated on v1."""
+    writable(in_user_namespace(bundle))
+    if namespace:
+        bundle.namespace("cgroup")
+    result = runtime.run(bundle, "cat /proc/self/mountinfo; for d in /sys/fs/cgroup/*/; do grep -c ^1$ $d/cgroup.procs;"
+                                 "mkdir $d/x; done; echo 1 > /sys/fs/cgroup/pids/pids.max")
+    seen = {Path(mount.point).name: mount for mount in mounts(result.out) if mount.fstype == "cgroup"}
+    assert set(seen) == set(of_v1()), result
+    assert {mount.root == "/" for mount in seen.values()} == {namespace}
+    assert result.lines[-len(seen):] == ["1"] * len(seen)
+    assert result.errors == [f"mkdir: can't create directory '/sys/fs/cgroup/{name}//x': Permission denied"
+                             for name in sorted(seen)] + ["sh: can't create /sys/fs/cgroup/pids/pids.max: "
+                                                          "Permission denied"]
+
+
+DELEGATED = ("mkdir /sys/fs/cgroup/x && echo $$ > /sys/fs/cgroup/x/cgroup.procs && cat /proc/self/cgroup | grep ^0;"
+             "echo 5 > /sys/fs/cgroup/cgroup.max.descendants")
+
+
+@pytest.mark.parametrize("read_only", [True, False], ids=["ro", "rw"])
+def test_unified_in_a_user_namespace(runtime: Runtime, bundle: Bundle, host: Host, read_only: bool) -> None:
+    """cgroup-v2.rst, Delegation: a writable one is the container's, the limits on itself are not."""
+    in_user_namespace(bundle).namespace("cgroup")
+    if not read_only:
+        writable(bundle)
+    result = run_unified(runtime, bundle, DELEGATED)
+    if read_only:
+        assert result.lines == [] and "Read-only file system" in result.err, result
+        return
+    assert result.lines == ["0::/x"], result
+    assert result.errors == ["sh: can't create /sys/fs/cgroup/cgroup.max.descendants: Permission denied"], result
+
+
+def test_unified_in_a_user_namespace_with_the_hosts_view(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """Without a cgroup namespace the kernel mounts nothing there: the container's own directory is bound."""
+    bundle.config["linux"]["cgroupsPath"] = f"/t4-{os.getpid()}"
+    writable(in_user_namespace(bundle).without("cgroup"))
+    result = run_unified(runtime, bundle, "grep ^0: /proc/self/cgroup; cat /proc/self/mountinfo; "
+                                          "cat /sys/fs/cgroup/cgroup.procs; mkdir /sys/fs/cgroup/x")
+    assert result.lines[0] == f"0::/t4-{os.getpid()}", result
+    assert mount_at(result.out, POINT).root == f"/t4-{os.getpid()}"
+    assert "Permission denied" in result.err and "1" in result.lines, result
