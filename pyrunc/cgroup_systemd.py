@@ -139,9 +139,10 @@ class Unit:
 
 def plan(cgroups_path: str | None, container_id: str, config: Config, rootless: bool | None) -> SystemdCgroup:
     """cgroup.plan, with systemd.  Of a user's unit the user's systemd is asked where it will be."""
-    from . import systemd_properties
+    from . import systemd_bus, systemd_properties
     from .systemd_manager import Manager
 
+    systemd_bus.require_booted()
     unit = Unit.parse(cgroups_path, container_id, is_users(rootless))
     how = mode()
     if unit.user and how != "unified":

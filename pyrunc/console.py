@@ -27,14 +27,14 @@ TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441
 
 
-def connect(path: str) -> int:
-    """Connect to the socket that waits for the terminal.  Raises KernelError."""
+def connect(path: str, what: str = "console socket") -> int:
+    """Connect to the socket that waits for the terminal, or for `what`.  Raises KernelError."""
     connection = socket(AF_UNIX, SOCK_STREAM)
     try:
         connection.connect(path)
     except OSError as error:
         connection.close()
-        raise kernel_error(f"console socket {path}", error, syscall="connect",
+        raise kernel_error(f"{what} {path}", error, syscall="connect",
                            hint="the caller has to listen on it first") from None
     return connection.detach()
 
@@ -48,8 +48,8 @@ def send_descriptor(socket_fd: int, fd: int, name: str) -> None:
         connection.detach()
 
 
-def set_up(root: RootFs, socket_fd: int, size: tuple[int, int] | None, uid: int) -> None:
-    """Open a pty, send its master, make the other end stdin, stdout, stderr and /dev/console.
+def set_up(root: RootFs, socket_fd: int, size: tuple[int, int] | None, uid: int, *, bind: bool = True) -> None:
+    """Open a pty, send its master, make the other end stdin, stdout, stderr and, with `bind`, /dev/console.
 
     `size` is (rows, columns).  The controlling terminal is taken too: the caller leads a session.
     Raises PyruncError.
@@ -75,7 +75,8 @@ def set_up(root: RootFs, socket_fd: int, size: tuple[int, int] | None, uid: int)
         os.fchown(peer, uid, -1)
         send_descriptor(socket_fd, master, "/dev/pts/ptmx")
         os.close(master)
-        _bind_console(root, peer)
+        if bind:
+            _bind_console(root, peer)
         for fd in (0, 1, 2):
             os.dup2(peer, fd)
         if peer > 2:

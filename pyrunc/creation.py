@@ -12,10 +12,10 @@ import time
 
 from . import bundle as bundles
 from . import cgroup as cgroups
-from . import devices, init, mounts, namespaces, process
+from . import devices, handover, init, mounts, namespaces, process
 from ._version import OCI_VERSION
 from .channel import Channel, pair
-from .errors import ConfigError, ContainerError, HookError, PyruncError, UsageError, kernel_error
+from .errors import ConfigError, ContainerError, HookError, PyruncError, UsageError
 from .hooks import hooks_of, run_hooks
 from .lifecycle import Container
 from .linux import process as k
@@ -48,13 +48,14 @@ _SMALL_MEMORY = 32 << 20
 class CreateOptions:
     """What the command line adds to a bundle."""
 
-    __slots__ = ("console_fd", "console_socket", "keyring", "pid_file", "pivot", "preserve_fds", "rootless",
-                 "systemd_cgroup")
+    __slots__ = ("console_fd", "console_socket", "keyring", "pid_file", "pidfd_socket", "pivot", "preserve_fds",
+                 "rootless", "systemd_cgroup")
 
-    def __init__(self, *, console_socket: str = "", pid_file: str = "", pivot: bool = True, keyring: bool = True,
-                 preserve_fds: int = 0, systemd_cgroup: bool = False, console_fd: int = -1,
+    def __init__(self, *, console_socket: str = "", pid_file: str = "", pidfd_socket: str = "", pivot: bool = True,
+                 keyring: bool = True, preserve_fds: int = 0, systemd_cgroup: bool = False, console_fd: int = -1,
                  rootless: bool | None = None) -> None:
         self.console_socket = console_socket
+        self.pidfd_socket = pidfd_socket
         self.pid_file = pid_file
         self.pivot = pivot
         self.keyring = keyring
@@ -73,7 +74,7 @@ def create(bundle_path: str, container_id: str, root: str, options: CreateOption
         from .delegate import create_elsewhere
 
         return create_elsewhere(bundle_path, container_id, root, options, report)
-    keep_fds = _preserved(options.preserve_fds)
+    keep_fds = handover.preserved(options.preserve_fds)
     directory = StateDir.claim(root, container_id)
     try:
         bundle = bundles.load(bundle_path)
@@ -84,27 +85,11 @@ def create(bundle_path: str, container_id: str, root: str, options: CreateOption
     return creation.run()
 
 
-def _preserved(count: int) -> list[int]:
-    """The descriptors 3… of --preserve-fds.  Raises UsageError if one isn't open.
-
-    One that is closed on execve is not the caller's but was opened by us, the log perhaps.
-    """
-    fds = list(range(3, 3 + count))
-    for fd in fds:
-        try:
-            given = os.get_inheritable(fd)
-        except OSError:
-            given = False
-        if not given:
-            raise UsageError(f"--preserve-fds {count}: descriptor {fd} is not open")
-    return fds
-
-
 class Creation:
     """One create on its way: what has been made so far, to be undone if the rest fails."""
 
     __slots__ = ("born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran",
-                 "keep_fds", "late_join", "mounts", "namespaces", "options", "pid", "process", "report")
+                 "keep_fds", "late_join", "mounts", "namespaces", "options", "pid", "pidfd_socket", "process", "report")
 
     def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
                  report: Report) -> None:
@@ -117,7 +102,7 @@ class Creation:
         self.hooks_ran = False
         self.born_in_cgroup = False
         self.fds: list[int] = []
-        self.console_fd = -1
+        self.console_fd = self.pidfd_socket = -1
         self.channel: Channel | None = None
         check_supported(bundle)
         self.namespaces = namespaces.plan(config)
@@ -235,7 +220,8 @@ class Creation:
             self.container.data["start_time"] = process_start(self.pid)
             self.container.data["cgroup"] = self.cgroup.to_data()
             directory.write_state(self.container.data, durable=True)
-            self._write_pid_file()
+            handover.write_pid_file(self.options.pid_file, self.pid)
+            handover.send_pidfd(self.pidfd_socket, self.pid, "standard")
             channel.send("commit")
         except (EOFError, BrokenPipeError):
             raise self._death() from None
@@ -271,6 +257,8 @@ class Creation:
         proc = self._keep(open_proc())
         fifo = self._keep(self.container.directory.make_fifo())
         console_fd = options.console_fd
+        if options.pidfd_socket:
+            self.pidfd_socket = self._keep(handover.connect_pidfd_socket(options.pidfd_socket))
         if options.console_socket:
             from .console import connect
 
@@ -334,23 +322,6 @@ class Creation:
         for kind in ("prestart", "createRuntime"):
             run_hooks(kind, hooks_of(self.bundle.config, kind), state, pointer=f"/hooks/{kind}",
                       cwd=self.bundle.path, report=lambda message: self.report("debug", message))
-
-    def _write_pid_file(self) -> None:
-        """The init's pid, there completely or not at all."""
-        path = self.options.pid_file
-        if not path:
-            return
-        head, _, name = path.rpartition("/")
-        temporary = f"{head}/.{name}" if head else f".{name}"
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            try:
-                os.write(fd, str(self.pid).encode())
-            finally:
-                os.close(fd)
-            os.rename(temporary, path)
-        except OSError as error:
-            raise kernel_error(f"write the pid file {path}", error) from None
 
     def _death(self) -> PyruncError:
         """Why the init is gone, as far as its exit status tells."""

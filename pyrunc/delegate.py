@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # At the end of the path: nothing beside the package can shadow the standard library.
 _SCRIPT = "import sys; sys.path.append(sys.argv[1]); from pyrunc.delegate import main; main(*sys.argv[2:])"
-_PASSED = ("console_socket", "pid_file", "pivot", "keyring", "rootless", "systemd_cgroup")
+_PASSED = ("console_socket", "pid_file", "pidfd_socket", "pivot", "keyring", "rootless", "systemd_cgroup")
 
 
 def create_elsewhere(bundle: str, container_id: str, root: str, options: CreateOptions, report: Report) -> Container:

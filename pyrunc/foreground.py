@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`run`: create, start, stay in the foreground, delete; the exit code is the program's.
+"""`run` and `exec` in the foreground: wait, relay a terminal and signals; the exit code is the program's.
 
 Unlike the rest of the library this takes over the process: it handles its signals and reaps its
 children, as a command may.
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .creation import CreateOptions
+    from .execution import ExecOptions
     from .lifecycle import Report
+    from .spec.types import Process
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
@@ -54,7 +56,7 @@ def run(bundle: str, container_id: str, root: str, options: Callable[[int], Crea
     pid = container.pid
     try:
         if ours >= 0:
-            status = _with_terminal(container, ours, signals)
+            status = _relay(pid, ours, signals, container.start)
         else:
             container.start()
             status = signals.wait(pid)
@@ -63,6 +65,32 @@ def run(bundle: str, container_id: str, root: str, options: Callable[[int], Crea
     if not keep:
         container.delete(force=True)
     return status
+
+
+def execute(container: Container, wanted: Process, options: Callable[[int], ExecOptions], *, detach: bool,
+            console_socket: str) -> int:
+    """exec: start the process in the container; its exit code (128 + the signal that ended it), 0 with `detach`."""
+    from . import execution
+
+    if console_socket and not detach:
+        raise UsageError("cannot use console socket if runc will not detach or allocate tty",
+                         hint="add --detach, or leave out --console-socket")
+    ours = theirs = -1
+    if not detach and wanted.get("terminal"):
+        from .terminal import console_pair
+
+        ours, theirs = console_pair()
+    signals = Signals() if not detach else None
+    try:
+        pid = execution.start(container, wanted, options(theirs))
+        if theirs >= 0:
+            os.close(theirs)
+        if signals is None:
+            return 0
+        return _relay(pid, ours, signals) if ours >= 0 else signals.wait(pid)
+    finally:
+        if signals is not None:
+            signals.restore()
 
 
 def _wants_terminal(bundle: str) -> bool:
@@ -76,14 +104,15 @@ def _wants_terminal(bundle: str) -> bool:
         return False
 
 
-def _with_terminal(container: Container, socket_fd: int, signals: Signals) -> int:
+def _relay(pid: int, socket_fd: int, signals: Signals, start: Callable[[], None] | None = None) -> int:
+    """Between our terminal and that of `pid`, whose master comes over the socket, until it ends; its exit code."""
     from .terminal import Terminal, receive_descriptor
 
     master = receive_descriptor(socket_fd)
     os.close(socket_fd)
-    pid = container.pid
     with Terminal(master) as terminal:
-        container.start()
+        if start is not None:
+            start()
 
         def handle(numbers: bytes) -> bool:
             signals.handle(pid, numbers)

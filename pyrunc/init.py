@@ -30,6 +30,7 @@ from .errors import PyruncError, kernel_error
 from .hooks import hooks_of, run_hooks
 from .linux import process as k
 from .namespaces import become_root
+from .process import join_keyring
 from .rootfs import RootFs
 from .spec.load import dump
 from .spec.sysctl import sysctl_path
@@ -113,7 +114,7 @@ def main(plan: InitPlan) -> NoReturn:
         plan.channel.expect("commit")
         plan.channel.close()
         fifo = _wait_for_start(plan, root)
-        _run(plan, program)
+        _run(plan, program, fifo)
     except EOFError:
         pass  # the parent is gone: nobody wants this container any more
     except PyruncError as error:
@@ -143,7 +144,7 @@ def _detach(plan: InitPlan) -> None:
     if not namespaces.create & k.CLONE_NEWUSER:
         # With a user namespace /proc/PID/uid_map must belong to its maker until it is written.
         k.prctl(k.PR_SET_DUMPABLE, 0)
-    _close_others(sorted({0, 1, 2, *plan.keep_fds, *plan.own_fds()}))
+    k.close_all_but({0, 1, 2, *plan.keep_fds, *plan.own_fds()})
     try:
         os.setsid()
     except PermissionError:
@@ -153,37 +154,12 @@ def _detach(plan: InitPlan) -> None:
         become_root()
         k.prctl(k.PR_SET_DUMPABLE, 0)
     if plan.keyring:
-        _join_keyring(plan.id)
+        join_keyring(plan.id)
     # Only now: the namespace is rooted in the cgroup we stand in.
     if plan.cgroup_ns >= 0:
         k.setns(plan.cgroup_ns, k.CLONE_NEWCGROUP)
     elif namespaces.create & k.CLONE_NEWCGROUP:
         k.unshare(k.CLONE_NEWCGROUP)
-
-
-def _close_others(keep: list[int]) -> None:
-    """Close every descriptor but `keep` (sorted): what the caller had open is none of the container's."""
-    previous = -1
-    for fd in keep:
-        if fd > previous + 1:
-            os.closerange(previous + 1, fd)
-        previous = fd
-    k.close_from(previous + 1)
-
-
-def _join_keyring(container_id: str) -> None:
-    """A session keyring of the container's own (keyrings(7)); kernels without keyrings are fine."""
-    try:
-        key = k.join_session_keyring(f"_ses.{container_id}")
-        # Give the processes of the container, which may be another user, search and link, as runc does.
-        permissions = int(k.describe_key(key).split(";")[3], 16)
-        k.set_key_permissions(key, permissions | 0x080000)
-    except OSError as error:
-        if error.errno == 122:
-            raise kernel_error("make a session keyring", error,
-                               hint="/proc/sys/kernel/keys/maxkeys is reached; or use --no-new-keyring") from None
-        if error.errno not in (38, 1, 13):  # no keyrings in this kernel; forbidden by the caller's seccomp
-            raise
 
 
 def _build(plan: InitPlan) -> RootFs:
@@ -253,6 +229,7 @@ def _enter(plan: InitPlan, root: RootFs) -> str:
     else:
         rootfs.move_root(root)
     if process is not None:
+        process.make_cwd(root.fd)
         process.prepare(root.fd, root.proc_self)
     rootfs.finish_mounts(root, plan.config)
     _sysctls(plan.proc, linux.get("sysctl") or {})
@@ -311,12 +288,15 @@ def _stop(number: int, _frame: object) -> NoReturn:
     os._exit(128 + number)
 
 
-def _run(plan: InitPlan, program: str) -> None:
-    """The startContainer hooks, then the program."""
+def _run(plan: InitPlan, program: str, fifo: int) -> None:
+    """The startContainer hooks, then the program.
+
+    No descriptor of ours is open then that a path could lead through (CVE-2024-21626): the fifo's takes the error.
+    """
     if plan.process is None:
         raise PyruncError("the container has no process to start", pointer="/process")
     _hooks(plan, "startContainer", "created", "/")
-    k.close_on_exec_from(3)
+    k.close_all_but({0, 1, 2, fifo, *plan.keep_fds})
     for fd in plan.keep_fds:
         os.set_inheritable(fd, True)
     k.reset_signals()

@@ -37,6 +37,7 @@ _MPOL_MODES = {"MPOL_DEFAULT": 0, "MPOL_PREFERRED": 1, "MPOL_BIND": 2, "MPOL_INT
                "MPOL_PREFERRED_MANY": 5, "MPOL_WEIGHTED_INTERLEAVE": 6}
 _MPOL_FLAGS = {"MPOL_F_STATIC_NODES": 1 << 15, "MPOL_F_RELATIVE_NODES": 1 << 14, "MPOL_F_NUMA_BALANCING": 1 << 13}
 _MAX_NODE = 1024
+_MAX_CPUS = 8192  # CONFIG_NR_CPUS at its largest
 
 DEFAULT_PATH = "/bin:/usr/bin"  # confstr(_CS_PATH), what execvp(3) uses without PATH
 DEFAULT_UMASK = 0o022
@@ -109,11 +110,17 @@ class ProcessPlan:
         add(("/process/args", f"execve {self.args}"))
 
     def apply_from_parent(self, pid: int, proc: int) -> None:
-        """Raise hard limits and set the OOM score of `pid`: in a user namespace it may not do so itself.
+        """What `pid` may not do itself in a user namespace: raise hard limits, set its OOM score.
+
+        And whatever processors our caller is bound to, it is bound to those of its cgroup.
 
         The limits as configured are set by `apply_limits` at the very end: with a few descriptors or
         a few megabytes the init could not do its work.
         """
+        try:
+            os.sched_setaffinity(pid, range(_MAX_CPUS))
+        except OSError:
+            pass  # a cpuset or a seccomp filter of the caller's: then it stays as it is
         for name, number, soft, hard, pointer in self.rlimits:
             try:
                 now_soft, now_hard = k.prlimit(pid, number)
@@ -173,16 +180,26 @@ class ProcessPlan:
             _wrap("/linux/personality", f"personality {persona['domain']}", lambda: k.personality(
                 _PERSONALITIES[persona["domain"]]))
 
-    def prepare(self, root: int, proc_self: int) -> None:
-        """Before the user changes: HOME, the working directory, who owns stdin, stdout and stderr."""
-        if not self.env.get("HOME"):
-            self.env["HOME"] = home_directory(root, proc_self, self.uid)
+    def bind_to_cpus(self, when: str) -> None:
+        """process.execCPUAffinity: `initial` before the cgroup is joined, `final` after it."""
+        text = (self.config.get("execCPUAffinity") or {}).get(when)
+        if text:
+            _wrap(f"/process/execCPUAffinity/{when}", f"run on CPUs {text}",
+                  lambda: os.sched_setaffinity(0, _numbers(str(text))))
+
+    def make_cwd(self, root: int) -> None:
+        """Make the working directory where the image lacks it."""
         try:
             os.close(make_directory(root, clean(self.cwd)))
         except OSError as error:
             # A directory that can't be made may still be entered, as a link or by its user.
             if error.errno not in (errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.EACCES, errno.ELOOP):
                 raise kernel_error(f"make the working directory {self.cwd}", error, pointer="/process/cwd") from None
+
+    def prepare(self, root: int, proc_self: int) -> None:
+        """Before the user changes: HOME, who owns stdin, stdout and stderr."""
+        if not self.env.get("HOME"):
+            self.env["HOME"] = home_directory(root, proc_self, self.uid)
         for fd in (0, 1, 2):
             _own_stdio(fd, self.uid)
 
@@ -321,6 +338,30 @@ def parse_nodes(text: str) -> int:
             raise ConfigError("/linux/memoryPolicy/nodes", f'"{part}" is not a range of nodes below {_MAX_NODE}')
         mask |= ((1 << (high - low + 1)) - 1) << low
     return mask
+
+
+def _numbers(text: str) -> list[int]:
+    """0-3,7, which was checked, as numbers."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def join_keyring(container_id: str) -> None:
+    """A session keyring of the container's own (keyrings(7)); kernels without keyrings are fine."""
+    try:
+        key = k.join_session_keyring(f"_ses.{container_id}")
+        # Give the processes of the container, which may be another user, search and link, as runc does.
+        permissions = int(k.describe_key(key).split(";")[3], 16)
+        k.set_key_permissions(key, permissions | 0x080000)
+    except OSError as error:
+        if error.errno == 122:
+            raise kernel_error("make a session keyring", error,
+                               hint="/proc/sys/kernel/keys/maxkeys is reached; or use --no-new-keyring") from None
+        if error.errno not in (38, 1, 13):  # no keyrings in this kernel; forbidden by the caller's seccomp
+            raise
 
 
 def plan(config: Config) -> ProcessPlan | None:

@@ -81,10 +81,15 @@ def parse_address(text: str) -> list[str]:
     return found
 
 
-def connect(user: bool, seconds: float = _CONNECT_SECONDS) -> Bus:
-    """A connection to the system's manager or the user's own.  Raises PyruncError."""
+def require_booted() -> None:
+    """Raises PyruncError where systemd isn't PID 1 (sd_booted(3))."""
     if not os.path.isdir(BOOTED):
         raise PyruncError(f"systemd isn't running here (no {BOOTED})", hint="leave out --systemd-cgroup")
+
+
+def connect(user: bool, seconds: float = _CONNECT_SECONDS) -> Bus:
+    """A connection to the system's manager or the user's own.  Raises PyruncError."""
+    require_booted()
     try:
         import jeepney  # noqa: F401
     except ImportError:

@@ -304,4 +304,4 @@ def test_a_reused_pid_is_not_signalled() -> None:
     ([], "the kernel holds it, though no process is in it"),
 ])
 def test_how_processes_are_named(pids: list[int], text: str) -> None:
-    assert cgroup._name_pids(pids) == text
+    assert cgroup.name_pids(pids) == text

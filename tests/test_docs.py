@@ -69,7 +69,7 @@ def test_the_manual_page_renders() -> None:
     (["pyrunc", "--log-format", ""], ["text", "json"]),
     (["pyrunc", "--log-format", "=", "j"], ["json"]),
     (["pyrunc", "--debug", "--root", "/somewhere", "del"], ["delete"]),
-    (["pyrunc", "create", "--p"], ["--pid-file", "--preserve-fds"]),
+    (["pyrunc", "create", "--p"], ["--pid-file", "--pidfd-socket", "--preserve-fds"]),
     (["pyrunc", "create", "--no-pivot", "--bundle", "do"], ["docs"]),
     (["pyrunc", "list", "-f", ""], ["table", "json"]),
     (["pyrunc", "kill", "web", "KI"], ["KILL"]),

@@ -39,6 +39,9 @@ NOTES = {
               "The init waits for start as a child of the nearest subreaper.",
     "start": "Returns when the program has been executed and the poststart hooks have run. A program that can't be "
              "executed and a hook that fails are errors; the container is then stopped and deleted.",
+    "exec": "The process gets what config.json gives the container's own, but for what options or a whole process "
+            "of its own say otherwise; the words after the container's id are its arguments. It joins the namespaces "
+            "and the cgroup of the container. 255 is exec's own failure.",
     "state": "The status is creating, created, running, paused or stopped.",
     "kill": "The signal is a name with or without SIG, RTMIN+n, or a number; SIGTERM by default.",
     "delete": "A container that is not stopped is refused without --force, one that is only created as well.",

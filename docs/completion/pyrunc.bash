@@ -14,10 +14,26 @@ _pyrunc_values() {
 		--bundle|-b) values="<directory>"; return 0 ;;
 		--console-socket) values="<file>"; return 0 ;;
 		--pid-file) values="<file>"; return 0 ;;
+		--pidfd-socket) values="<file>"; return 0 ;;
 		--preserve-fds) values=""; return 0 ;;
 		esac ;;
 	events) case $2 in
 		--interval) values=""; return 0 ;;
+		esac ;;
+	exec) case $2 in
+		--process|-p) values="<file>"; return 0 ;;
+		--cwd) values="<directory>"; return 0 ;;
+		--env|-e) values=""; return 0 ;;
+		--user|-u) values=""; return 0 ;;
+		--additional-gids|-g) values=""; return 0 ;;
+		--cap|-c) values=""; return 0 ;;
+		--process-label) values=""; return 0 ;;
+		--apparmor) values=""; return 0 ;;
+		--pid-file) values="<file>"; return 0 ;;
+		--console-socket) values="<file>"; return 0 ;;
+		--pidfd-socket) values="<file>"; return 0 ;;
+		--preserve-fds) values=""; return 0 ;;
+		--cgroup) values=""; return 0 ;;
 		esac ;;
 	explain) case $2 in
 		--bundle|-b) values="<directory>"; return 0 ;;
@@ -32,6 +48,7 @@ _pyrunc_values() {
 		--bundle|-b) values="<directory>"; return 0 ;;
 		--console-socket) values="<file>"; return 0 ;;
 		--pid-file) values="<file>"; return 0 ;;
+		--pidfd-socket) values="<file>"; return 0 ;;
 		--preserve-fds) values=""; return 0 ;;
 		esac ;;
 	spec) case $2 in
@@ -65,9 +82,10 @@ _pyrunc_values() {
 # Sets `options`, and `arguments` to what each argument of command $1 is.
 _pyrunc_words() {
 	case $1 in
-	create) options="--bundle --console-socket --pid-file --no-pivot --no-new-keyring --preserve-fds --help" arguments="container-id" ;;
+	create) options="--bundle --console-socket --pid-file --pidfd-socket --no-pivot --no-new-keyring --preserve-fds --help" arguments="container-id" ;;
 	delete) options="--force --help" arguments="container-id" ;;
 	events) options="--interval --stats --help" arguments="container-id" ;;
+	exec) options="--process --cwd --env --tty --user --additional-gids --cap --no-new-privs --process-label --apparmor --detach --pid-file --console-socket --pidfd-socket --preserve-fds --cgroup --ignore-paused --help" arguments="container-id command" ;;
 	explain) options="--bundle --help" arguments="" ;;
 	features) options="--help" arguments="" ;;
 	kill) options="--help" arguments="container-id signal" ;;
@@ -75,7 +93,7 @@ _pyrunc_words() {
 	pause) options="--help" arguments="container-id" ;;
 	ps) options="--format --help" arguments="container-id ps options" ;;
 	resume) options="--help" arguments="container-id" ;;
-	run) options="--bundle --console-socket --pid-file --no-pivot --no-new-keyring --preserve-fds --detach --keep --no-subreaper --help" arguments="container-id" ;;
+	run) options="--bundle --console-socket --pid-file --pidfd-socket --no-pivot --no-new-keyring --preserve-fds --detach --keep --no-subreaper --help" arguments="container-id" ;;
 	spec) options="--bundle --rootless --help" arguments="" ;;
 	start) options="--help" arguments="container-id" ;;
 	state) options="--help" arguments="container-id" ;;
@@ -110,13 +128,13 @@ _pyrunc() {
 	elif [[ $current == -* ]]; then
 		values=$options
 	elif [[ -z $command ]]; then
-		values="create delete events explain features kill list pause ps resume run spec start state update help"
+		values="create delete events exec explain features kill list pause ps resume run spec start state update help"
 	else
 		arguments=($arguments)
 		case ${arguments[count]-} in
 		container-id) values=$(pyrunc "${root[@]}" list --quiet 2>/dev/null) ;;
 		signal) values="HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS" ;;
-		command) values="create delete events explain features kill list pause ps resume run spec start state update" ;;
+		command) values="create delete events exec explain features kill list pause ps resume run spec start state update" ;;
 		esac
 	fi
 	case $values in

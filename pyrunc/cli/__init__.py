@@ -27,6 +27,7 @@ COMMANDS = {
     "create": "create a container from a bundle; it waits for start",
     "delete": "delete a stopped container",
     "events": "print what happens to a container, as JSON",
+    "exec": "run another process in a container",
     "explain": "print what creating the bundle's container would do, without doing it",
     "features": "print what this build can do, as JSON",
     "kill": "send a signal to a container's init",

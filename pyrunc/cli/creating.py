@@ -17,6 +17,7 @@ OPTIONS = (
     Option("bundle", "b", kind="text", metavar="DIR", help="the bundle (default: the current directory)"),
     Option("console-socket", kind="text", metavar="SOCKET", help="send the terminal's master over this AF_UNIX socket"),
     Option("pid-file", kind="text", metavar="FILE", help="write the init's pid to FILE"),
+    Option("pidfd-socket", kind="text", metavar="SOCKET", help="send a pidfd of the init over this AF_UNIX socket"),
     Option("no-pivot", help="enter the root with mount --move instead of pivot_root (the host runs from an initramfs)"),
     Option("no-new-keyring", help="keep the caller's session keyring"),
     Option("preserve-fds", kind="number", metavar="N", help="pass N descriptors, from 3 on, to the container"),
@@ -34,6 +35,7 @@ def options(args: Args, context: Context, console_fd: int = -1) -> CreateOptions
     return CreateOptions(
         console_socket=args["console-socket"],
         pid_file=os.path.abspath(args["pid-file"]) if args["pid-file"] else "",
+        pidfd_socket=args["pidfd-socket"],
         pivot=not args.flag("no-pivot"),
         keyring=not args.flag("no-new-keyring"),
         preserve_fds=args.number("preserve-fds"),

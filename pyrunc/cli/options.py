@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Option:
-    """`--name`, perhaps with a value: `kind` is flag, text, number or boolean (true, false, auto)."""
+    """`--name`, perhaps with a value: `kind` is flag, text, number, or list (a text that may be given again)."""
 
     __slots__ = ("default", "help", "hidden", "kind", "metavar", "name", "short")
 
@@ -49,11 +49,12 @@ class Argument:
 
 
 class Args:
-    """What a command line said: `args["name"]`, `args.flag("force")`, `args.number("preserve-fds")`, `args.rest`."""
+    """What a command line said: `["name"]`, `.flag("force")`, `.number("preserve-fds")`, `.lists["env"]`, `.rest`."""
 
-    __slots__ = ("rest", "values")
+    __slots__ = ("lists", "rest", "values")
 
     def __init__(self) -> None:
+        self.lists: dict[str, list[str]] = {}
         self.values: dict[str, str] = {}
         self.rest: list[str] = []
 
@@ -86,6 +87,8 @@ def parse(words: list[str], options: Iterable[Option], arguments: Iterable[Argum
         table[option.name] = option
         if option.short:
             table[option.short] = option
+        if option.kind == "list":
+            args.lists[option.name] = []
         if option.default:
             args.values[option.name] = option.default
     positional: list[str] = []
@@ -131,6 +134,8 @@ def _take(word: str, rest: list[str], table: dict[str, Option], args: Args, comm
     elif value not in ("true", "false"):
         raise UsageError(f"{command}: --{option.name} is true or false, not {value!r}")
     args.values[option.name] = value
+    if option.kind == "list":
+        args.lists[option.name].append(value)
 
 
 def _place(positional: list[str], arguments: list[Argument], args: Args, command: str) -> None:

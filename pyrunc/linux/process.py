@@ -9,6 +9,10 @@ from _struct import pack, unpack, unpack_from
 
 from .syscall import call, path_bytes
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 CLONE_NEWTIME = 0x80
 CLONE_NEWNS = 0x20000
 CLONE_NEWCGROUP = 0x2000000
@@ -162,21 +166,16 @@ def reset_signals() -> None:
     call("rt_sigprocmask", 2, bytes(8), None, 8)
 
 
-CLOSE_RANGE_CLOEXEC = 4
-
-
-def close_on_exec_from(first: int) -> None:
-    """Mark every descriptor from `first` up close-on-exec.  close_range(2), Linux 5.11 for the flag."""
-    try:
-        call("close_range", first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC)
-    except OSError:  # before 5.11: one by one
-        for fd in range(first, 4096):
-            try:
-                os.set_inheritable(fd, False)
-            except OSError:
-                continue
-
-
 def close_from(first: int) -> None:
     """Close every descriptor from `first` up.  close_range(2)."""
     call("close_range", first, 0xFFFFFFFF, 0)
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor but `keep`: what the caller had open is none of the container's."""
+    previous = -1
+    for fd in sorted(keep):
+        if fd > previous + 1:
+            os.closerange(previous + 1, fd)
+        previous = fd
+    close_from(previous + 1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from pyrunc.spec.types import Config
+    from pyrunc.spec.types import Config, Process
 
 #: A config.json is some ten kilobytes; the largest seccomp profiles make it a few hundred.
 MAX_BYTES = 4 * 1024 * 1024
@@ -152,6 +152,23 @@ def load_config(data: bytes, name: str = "config.json") -> Config:
         _refuse_surrogates(config)
     check(config)
     return config
+
+
+def load_process(data: bytes, name: str) -> Process:
+    """The checked process that the text `data` holds, for exec; raises and leaves out as load_config does."""
+    from pyrunc.spec._validator import is_process
+    from pyrunc.spec.check import check_process
+
+    process: Process = parse(data, name, drop_null=True)
+    if not is_process(process):
+        from pyrunc.spec.explain import explain
+
+        # As a part of a configuration, so that the pointers are the spec's.
+        raise explain({"ociVersion": "1.0.0", "root": {"path": "rootfs"}, "process": process})
+    if b"\\u" in data:
+        _refuse_surrogates({"process": process})
+    check_process(process)
+    return process
 
 
 def dump(value: Any) -> str:

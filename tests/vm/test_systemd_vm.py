@@ -66,7 +66,7 @@ def show(unit: str, *names: str) -> list[str]:
     done = subprocess.run(["systemctl", "show", unit, *(f"--property={name}" for name in names)],
                           capture_output=True, text=True, check=True, timeout=60)
     found = dict(line.split("=", 1) for line in done.stdout.splitlines())
-    return [found[name] for name in names]
+    return [found.get(name, "") for name in names]  # an empty list isn't shown
 
 
 @pytest.fixture(params=["systemd itself", "the system bus"])
@@ -157,7 +157,7 @@ TABLE: dict[str, tuple[Resources, dict[str, str], dict[str, str]]] = {
     "quota": ({"cpu": {"quota": 12345, "period": 50000}},
               {"CPUQuotaPerSecUSec": "250ms", "CPUQuotaPeriodUSec": "50ms"}, {"cpu.max": "12500 50000"}),
     "period": ({"cpu": {"period": 20000}}, {"CPUQuotaPerSecUSec": "infinity", "CPUQuotaPeriodUSec": "20ms"},
-               {"cpu.max": "max 20000"}),
+               {}),  # in the file until systemd writes it anew: it knows no period without a quota
     "idle": ({"cpu": {"idle": 1, "shares": 512}}, {"CPUWeight": "idle"}, {"cpu.idle": "1"}),
     "cpuset": ({"cpu": {"cpus": "1", "mems": "0"}}, {"AllowedCPUs": "1", "AllowedMemoryNodes": "0"},
                {"cpuset.cpus": "1", "cpuset.mems": "0", "cpuset.cpus.effective": "1"}),
@@ -253,8 +253,9 @@ def test_annotations(scope: Scope) -> None:
                              "org.systemd.property.CollectMode": "'inactive-or-failed'",
                              "org.systemd.property.Documentation": "['man:pyrunc(8)']",
                              "org.systemd.property.IODeviceWeight": "@a(st) [('/dev/vda', 77)]"})
-    assert scope.show("TimeoutStopUSec", "CollectMode", "Documentation", "IODeviceWeight") == [
-        "12.500s", "inactive-or-failed", "man:pyrunc(8)", "/dev/vda 77"]
+    stop, *others = scope.show("TimeoutStopUSec", "CollectMode", "Documentation", "IODeviceWeight")
+    assert stop in ("12.500s", "12.500000s")
+    assert others == ["inactive-or-failed", "man:pyrunc(8)", "/dev/vda 77"]
 
 
 def test_an_annotation_that_systemd_refuses(scope: Scope) -> None:
@@ -351,6 +352,7 @@ USERS_SCRIPT = """
 import os, subprocess, sys
 from pyrunc.cgroup_systemd import Unit, is_users
 from pyrunc import cgroupv2, limits
+from pyrunc.systemd_manager import Manager
 process = subprocess.Popen(["sleep", "100"])
 unit = Unit.parse(sys.argv[1] or None, "mine", is_users())
 with Manager(unit.user) as manager:

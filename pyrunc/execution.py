@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""exec: another process in a container that is there (runc-exec(8)).
+
+It joins the container's namespaces as they are, through its init, and the container's cgroup, and
+is given up if the container ends meanwhile.
+
+    parent                                   the process
+    limits, OOM score, cgroup    -- go -->   keyring, terminal, scheduler, user, capabilities;
+                                 <- ready -  the program is looked up
+    pid file, pidfd              -- commit -> execve
+    the channel closes, or has why it failed
+
+What it may import, and when, is as in init.py: all before the fork.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from . import console, handover, namespaces, process
+from .channel import pair
+from .errors import ConfigError, ContainerError, PyruncError, UsageError, kernel_error
+from .linux import process as k
+from .rootfs import RootFs, open_proc
+from .state import process_start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import Any, NoReturn
+
+    from .channel import Channel
+    from .lifecycle import Container
+    from .namespaces import NamespacePlan
+    from .process import ProcessPlan
+    from .spec.types import Process
+else:
+    import _signal  # what `signal` wraps; that one costs importing enum
+
+_UNSUPPORTED = (("selinuxLabel", "SELinux labels"), ("apparmorProfile", "AppArmor profiles"))
+
+
+class ExecOptions:
+    """What the command line adds to the process.
+
+    `sub_cgroups`: by controller ("" on v2) a cgroup below the container's, to be joined in its place.
+    """
+
+    __slots__ = ("console_fd", "console_socket", "ignore_paused", "pid_file", "pidfd_socket", "preserve_fds",
+                 "sub_cgroups")
+
+    def __init__(self, *, console_socket: str = "", pid_file: str = "", pidfd_socket: str = "", preserve_fds: int = 0,
+                 sub_cgroups: dict[str, str] | None = None, ignore_paused: bool = False, console_fd: int = -1) -> None:
+        self.console_socket = console_socket
+        self.pid_file = pid_file
+        self.pidfd_socket = pidfd_socket
+        self.preserve_fds = preserve_fds
+        self.sub_cgroups = sub_cgroups or {}
+        self.ignore_paused = ignore_paused
+        self.console_fd = console_fd  # for a caller that relays a terminal itself: a socket for the master
+
+
+def start(container: Container, wanted: Process, options: ExecOptions | None = None) -> int:
+    """Start the process `wanted`, checked as config.json's is, in the container; its pid, a child of the caller.
+
+    Returns when it has been executed.  Raises ContainerError when the container is stopped, or paused
+    and that isn't to be ignored; PyruncError with the pointer of what failed, and nothing is left then.
+    """
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise UsageError("a threaded program can't enter a container: forking is safe with one thread only",
+                         hint="run the command `pyrunc exec`")
+    return Execution(container, wanted, options or ExecOptions()).run()
+
+
+class Execution:
+    """One exec on its way."""
+
+    __slots__ = ("channel", "container", "fds", "namespaces", "options", "pid", "plan", "process")
+
+    def __init__(self, container: Container, wanted: Process, options: ExecOptions) -> None:
+        self.container = container
+        self.options = options
+        self.pid = 0
+        self.fds: list[int] = []
+        self.channel: Channel | None = None
+        for key, what in _UNSUPPORTED:
+            if wanted.get(key):
+                raise ConfigError(f"/process/{key}", f"{what} are not supported by this version of pyrunc")
+        status = container.status()
+        # runc's words; clients match them.
+        if status in ("stopped", "creating"):
+            raise ContainerError(f"cannot exec in a {status} container")
+        if status == "paused" and not options.ignore_paused:
+            raise ContainerError("cannot exec in a paused container (use --ignore-paused to override)")
+        self.process = process.ProcessPlan(container.config, wanted)
+        for warning in self.process.warnings:
+            container.report("warning", warning)
+        given = bool(options.console_socket) or options.console_fd >= 0
+        if self.process.terminal and not given:
+            raise UsageError("cannot allocate tty if runc will detach without setting console socket",
+                             hint="give --console-socket, or leave out --tty")
+        if given and not self.process.terminal:
+            raise UsageError("cannot use console socket if runc will not detach or allocate tty",
+                             hint="give --tty as well")
+
+    def run(self) -> int:
+        """All the steps; the pid."""
+        was_enabled = gc.isenabled()
+        gc.disable()  # neither a __del__ nor a collection's copied pages in the child
+        try:
+            self._run()
+        except BaseException:
+            self._kill()
+            raise
+        finally:
+            if was_enabled:
+                gc.enable()
+            for fd in self.fds:
+                os.close(fd)
+            self.fds.clear()
+            if self.channel is not None:
+                self.channel.close()
+        return self.pid
+
+    def _keep(self, fd: int) -> int:
+        if fd >= 0:
+            self.fds.append(fd)
+        return fd
+
+    def _run(self) -> None:
+        options = self.options
+        keep_fds = handover.preserved(options.preserve_fds)
+        proc = self._keep(open_proc())
+        pidfd_socket = self._keep(handover.connect_pidfd_socket(options.pidfd_socket))
+        console_fd = options.console_fd
+        if options.console_socket:
+            console_fd = self._keep(console.connect(options.console_socket))
+        joined = self._namespaces(proc)
+        self.channel, theirs = pair()
+        plan = ExecPlan(self.container.id, self.process, theirs, proc, console_fd, keep_fds)
+        try:
+            self.pid = namespaces.spawn(joined, proc, lambda _: None, lambda: main(plan))
+        except OSError as error:
+            raise self._gone() or kernel_error("join the container's namespaces", error) from None
+        except PyruncError as error:
+            raise self._gone() or error from None
+        finally:
+            theirs.close()
+        self.container.report("debug", f"the process is {self.pid}")
+        channel = self.channel
+        try:
+            self.process.apply_from_parent(self.pid, proc)
+            self._join_cgroup()
+            channel.send("go")
+            channel.expect("ready")
+            handover.write_pid_file(options.pid_file, self.pid)
+            handover.send_pidfd(pidfd_socket, self.pid, "setns")
+            channel.send("commit")
+        except (EOFError, BrokenPipeError):
+            raise self._death() from None
+        try:
+            channel.expect("error")
+        except EOFError:
+            pass  # execve closed it
+
+    def _namespaces(self, proc: int) -> NamespacePlan:
+        """Those of the init that aren't ours, open.  Raises ContainerError when the init is gone."""
+        container = self.container
+        plan = namespaces.NamespacePlan(container.config)
+        try:
+            init = self._keep(os.open(str(container.pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc))
+            for kind, (_, name) in namespaces.TYPES.items():
+                path = f"ns/{name}"
+                try:
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=init)
+                except FileNotFoundError:
+                    if process_start(container.pid):
+                        continue  # a kernel without namespaces of this kind
+                    raise
+                self._keep(fd)
+                if os.stat(fd).st_ino != os.stat(f"self/{path}", dir_fd=proc).st_ino:
+                    join = namespaces.Join(kind, f"/proc/{container.pid}/{path}", "")
+                    join.fd = fd
+                    plan.joins.append(join)
+        except (FileNotFoundError, ProcessLookupError):
+            raise ContainerError("cannot exec in a stopped container") from None
+        except OSError as error:
+            raise kernel_error("open the namespaces of the container", error,
+                               hint="only who may trace its init can enter a container (ptrace(2))") from None
+        # The number was still the init's when the last of them was opened, so all of them are its.
+        if not container.alive():
+            raise ContainerError("cannot exec in a stopped container")
+        return plan
+
+    def _join_cgroup(self) -> None:
+        cgroup = self.container.cgroup
+        below = self.options.sub_cgroups
+        if cgroup is None:
+            if below:
+                raise UsageError("--cgroup: the container has no cgroup")
+            return
+        from .joining import join
+
+        try:
+            join(cgroup, self.pid, self.container.pid, below)
+        except PyruncError as error:
+            raise self._gone() or error from None
+        for warning in cgroup.warnings:
+            self.container.report("debug", warning)
+
+    def _gone(self) -> ContainerError | None:
+        """That the container has ended meanwhile, if it has: the cause of whatever else went wrong."""
+        return None if self.container.alive() else ContainerError("cannot exec in a stopped container")
+
+    def _death(self) -> PyruncError:
+        """Why the process is gone before it was executed."""
+        try:
+            status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:
+            status = 0
+        self.pid = 0
+        if gone := self._gone():
+            return gone
+        if status < 0:
+            hint = "was it out of memory?" if status == -9 else ""
+            return ContainerError(f"the process was killed by signal {-status} before it was executed", hint=hint)
+        return ContainerError(f"the process exited with status {status} before it was executed")
+
+    def _kill(self) -> None:
+        try:
+            if self.pid:
+                os.kill(self.pid, 9)  # our child, not waited for yet: the pid is its own
+                os.waitpid(self.pid, 0)
+        except OSError:
+            pass  # it was quicker
+
+
+class ExecPlan:
+    """Everything the process needs, made by the parent before the fork."""
+
+    __slots__ = ("channel", "console_fd", "id", "keep_fds", "proc", "process")
+
+    def __init__(self, container_id: str, process: ProcessPlan, channel: Channel, proc: int, console_fd: int,
+                 keep_fds: list[int]) -> None:
+        self.id = container_id
+        self.process = process
+        self.channel = channel
+        self.proc = proc
+        self.console_fd = console_fd
+        self.keep_fds = keep_fds
+
+
+def main(plan: ExecPlan) -> NoReturn:
+    """In the container: become the program.  Every failure goes to the parent."""
+    channel = plan.channel
+    try:
+        _enter(plan)
+    except EOFError:
+        pass  # the parent is gone
+    except PyruncError as error:
+        _report(channel, error)
+    except OSError as error:
+        _report(channel, kernel_error("exec", error))
+    except BaseException as error:  # no traceback: it would read files below the container's root
+        _report(channel, PyruncError(f"exec: {type(error).__name__}: {error}"))
+    finally:
+        os._exit(255)
+
+
+def _report(channel: Channel, error: PyruncError) -> None:
+    try:
+        channel.send_error(error)
+    except OSError:
+        pass  # nobody listens
+
+
+def _enter(plan: ExecPlan) -> None:
+    wanted = plan.process
+    # Again: joining a user namespace decides it anew (CVE-2016-9962).
+    k.prctl(k.PR_SET_DUMPABLE, 0)
+    _signal.set_wakeup_fd(-1)  # a caller in the foreground has one
+    k.close_all_but({0, 1, 2, *plan.keep_fds, *(fd for fd in (plan.channel.fd, plan.proc, plan.console_fd) if fd >= 0)})
+    try:
+        os.setsid()
+    except PermissionError:
+        pass
+    wanted.bind_to_cpus("initial")
+    plan.channel.expect("go")
+    wanted.bind_to_cpus("final")
+    process.join_keyring(plan.id)
+    root = _root(plan.proc)
+    if wanted.terminal:
+        size = wanted.config.get("consoleSize")
+        console.set_up(root, plan.console_fd, (size["height"], size["width"]) if size else None, wanted.uid, bind=False)
+    wanted.prepare(root.fd, root.proc_self)
+    # From here on no descriptor of the host's is open that a path could lead through (CVE-2024-21626).
+    k.close_all_but({0, 1, 2, plan.channel.fd, *plan.keep_fds})
+    wanted.apply_scheduling()
+    wanted.drop_privileges()
+    k.prctl(k.PR_SET_DUMPABLE, 0)
+    program = wanted.find_program()
+    plan.channel.send("ready")
+    plan.channel.expect("commit")
+    for fd in plan.keep_fds:
+        os.set_inheritable(fd, True)
+    k.reset_signals()
+    wanted.apply_limits()
+    wanted.execute(program)
+
+
+def _root(proc: int) -> RootFs:
+    """The container's root, which joining its mount namespace has made ours."""
+    proc_self = os.open("self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return RootFs(root, "/", proc_self, private=True, user_namespace=False, cgroup_namespace=False, cgroup=None,
+                  sources={})
+
+
+def merge(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    """config.json's process with what an exec without a process of its own changes of it.
+
+    `changes`: args, cwd, env (added), user, additionalGids (added), capabilities (names, added), and
+    members that take the place of what is there.  No terminal unless asked for, as with runc.
+    """
+    merged: dict[str, Any] = {**(config.get("process") or {"cwd": "/"}), "terminal": False}
+    merged.pop("consoleSize", None)
+    changes = dict(changes)
+    merged["env"] = [*(merged.get("env") or ()), *changes.pop("env", ())]
+    user = dict(merged.get("user") or {})
+    user.update(changes.pop("user", {}))
+    if extra := changes.pop("additionalGids", None):
+        user["additionalGids"] = [*(user.get("additionalGids") or ()), *extra]
+    merged["user"] = user
+    if names := changes.pop("capabilities", None):
+        sets = dict(merged.get("capabilities") or {})
+        for kind in ("bounding", "effective", "permitted"):
+            sets[kind] = [*(sets.get(kind) or ()), *names]
+        if sets.get("inheritable"):  # ambient capabilities have to be inheritable
+            sets["ambient"] = [*(sets.get("ambient") or ()), *names]
+        merged["capabilities"] = sets
+    merged.update(changes)
+    return merged

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a caller gives besides arguments, and gets besides an exit code: descriptors, pid files, pidfds."""
+
+from __future__ import annotations
+
+import os
+
+from .console import connect, send_descriptor
+from .errors import UsageError, kernel_error
+
+
+def preserved(count: int) -> list[int]:
+    """The descriptors 3… of --preserve-fds.  Raises UsageError if one isn't open.
+
+    One that is closed on execve is not the caller's but was opened by us, the log perhaps.
+    """
+    fds = list(range(3, 3 + count))
+    for fd in fds:
+        try:
+            given = os.get_inheritable(fd)
+        except OSError:
+            given = False
+        if not given:
+            raise UsageError(f"--preserve-fds {count}: descriptor {fd} is not open")
+    return fds
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """The process's pid, there completely or not at all; nothing if `path` is empty.  Raises KernelError."""
+    if not path:
+        return
+    head, _, name = path.rpartition("/")
+    temporary = f"{head}/.{name}" if head else f".{name}"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            os.write(fd, str(pid).encode())
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise kernel_error(f"write the pid file {path}", error) from None
+
+
+def connect_pidfd_socket(path: str) -> int:
+    """Connect to the socket that waits for the pidfd, -1 if `path` is empty.  Raises KernelError."""
+    return connect(path, "pidfd socket") if path else -1
+
+
+def send_pidfd(socket_fd: int, pid: int, name: str) -> None:
+    """Send a pidfd of `pid` (pidfd_open(2)) as --pidfd-socket wants it; nothing if `socket_fd` is -1.
+
+    `name`, the data beside it, is runc's: standard for an init, setns for a process of exec.
+    """
+    if socket_fd < 0:
+        return
+    try:
+        pidfd = os.pidfd_open(pid)
+        try:
+            send_descriptor(socket_fd, pidfd, name)
+        finally:
+            os.close(pidfd)
+    except OSError as error:
+        raise kernel_error("send the pidfd", error) from None

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a process of exec goes: into the container's cgroup, or one below it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from . import cgroupfs
+from .errors import ContainerError, KernelError, UsageError, kernel_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from .cgroup import Cgroup
+
+
+def parse(words: Iterable[str]) -> dict[str, str]:
+    """--cgroup's arguments, PATH (v2) or CONTROLLER[,CONTROLLER...]:PATH (v1), by controller.  Raises UsageError."""
+    words = list(words)
+    found: dict[str, str] = {}
+    for word in words:
+        names, colon, path = word.partition(":")
+        if not colon:
+            if len(words) > 1:
+                raise UsageError(f"invalid --cgroup argument: {word} (missing <controller>: prefix)")
+            names, path = "", word
+        for name in names.split(","):
+            if colon and not name:
+                raise UsageError(f"invalid --cgroup argument: {word} (empty <controller> prefix)")
+            if name in found:
+                raise UsageError(f"invalid --cgroup argument(s): controller {name} specified multiple times")
+            found[name] = path
+    return found
+
+
+def join(cgroup: Cgroup, pid: int, init: int, below: Mapping[str, str]) -> None:
+    """Put process `pid` into the container's cgroup, or those that `below` names.
+
+    A container that was given its cgroup on v2 may have passed controllers on, and then nobody may be
+    in it: the process goes where the container's `init` is.  Raises KernelError, ContainerError, UsageError.
+    """
+    if below:
+        _join_below(cgroup, pid, below)
+        return
+    try:
+        cgroup.add(pid)
+    except KernelError as error:
+        if cgroup.mode != "unified" or error.errno not in (errno.EBUSY, errno.EOPNOTSUPP):
+            raise
+        path = _of_init(cgroup, init)
+        if not path:
+            raise
+        _write(path, pid)
+
+
+def _of_init(cgroup: Cgroup, init: int) -> str:
+    """The v2 cgroup of the init, "" if it isn't one below the container's."""
+    try:
+        text = cgroupfs.read(f"/proc/{init}/cgroup")
+    except OSError:
+        return ""
+    own = cgroup.paths[""]
+    for line in text.splitlines():
+        if line.startswith("0::"):
+            path = "/sys/fs/cgroup" + line[3:]
+            return path if path.startswith(own + "/") else ""
+    return ""
+
+
+def _join_below(cgroup: Cgroup, pid: int, below: Mapping[str, str]) -> None:
+    unified = cgroup.mode == "unified"
+    for name in below:
+        if unified and name:
+            raise UsageError(f"--cgroup {name}:{below[name]}: cgroup v2 has no controller to name here",
+                             hint="give the path alone")
+        if not unified and not name:
+            raise UsageError(f"--cgroup {below[name]}: needs a controller on cgroup v1", hint="as in cpu,cpuacct:PATH")
+        if name not in cgroup.paths:
+            raise ContainerError(f"--cgroup {name}: the container has no cgroup of that controller",
+                                 hint=f"it has {', '.join(sorted(cgroup.paths))}")
+    done: set[str] = set()
+    for name, path in cgroup.paths.items():
+        sub = below.get(name)
+        target = path if sub is None else f"{path}/{_relative(sub)}".rstrip("/")
+        if target not in done and path not in cgroup.skipped and os.path.isdir(path):
+            _write(target, pid)
+            done.add(target)
+
+
+def _relative(path: str) -> str:
+    """`path` without a way out of the container's cgroup."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise UsageError(f"--cgroup {path}: is not below the container's cgroup")
+    return "/".join(parts)
+
+
+def _write(directory: str, pid: int) -> None:
+    try:
+        cgroupfs.write(f"{directory}/cgroup.procs", str(pid))
+    except OSError as error:
+        hint = "it has to be there already" if error.errno == errno.ENOENT else ""
+        raise kernel_error(f"put process {pid} into the cgroup {directory}", error, syscall="write",
+                           hint=hint) from None
