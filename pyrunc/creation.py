@@ -193,6 +193,9 @@ class Creation:
         channel = self.channel
         assert channel is not None and self.container.data is not None
         try:
+            namespaces.take_joined_ids(self.namespaces, self.pid, self.fds[0])
+            if not self.cgroup.made_by_joining:
+                self._delegate()
             if self.process is not None:
                 self.process.apply_from_parent(self.pid, self.fds[0])
             # Moving a process between v1 cgroups waits for an RCU grace period, some 10 ms: let the
@@ -245,6 +248,8 @@ class Creation:
         self.container.directory.write_state(data)
         for warning in self.cgroup.warnings:
             self.report("debug", warning)
+
+    def _delegate(self) -> None:
         if os.geteuid() == 0:
             self.cgroup.delegate(self.bundle.config)
 
@@ -269,7 +274,7 @@ class Creation:
             config=config, bundle=self.bundle.path, rootfs_path=self.bundle.rootfs,
             container_id=self.container.id, channel=theirs, namespaces=self.namespaces, mounts=self.mounts,
             device_nodes=devices.plan(config), process=self.process, cgroup=self.cgroup,
-            sources=self._open_sources(), proc=proc, fifo_fd=fifo, console_fd=console_fd,
+            sources=self._open_sources(proc), proc=proc, fifo_fd=fifo, console_fd=console_fd,
             keep_fds=self.keep_fds, pivot=options.pivot, keyring=options.keyring,
             state=self.container.hook_state("creating", 0), joins_late=self.late_join,
             cgroup_ns=self._cgroup_namespace(proc),
@@ -277,7 +282,8 @@ class Creation:
         cgroup_fd = None if self.namespaces.staged or self.late_join else self.cgroup.open_dir()
         try:
             self.pid = namespaces.spawn(
-                self.namespaces, proc, lambda pid: namespaces.write_id_maps(pid, proc, config),
+                self.namespaces, proc,
+                lambda pid: namespaces.write_id_maps(pid, proc, config.get("linux") or {}, "/linux"),
                 lambda: init.main(plan), -1 if cgroup_fd is None else cgroup_fd)
             self.born_in_cgroup = cgroup_fd is not None
         finally:
@@ -297,6 +303,7 @@ class Creation:
             self.cgroup.add(self.pid)
             if self.cgroup.made_by_joining:
                 self._own_cgroup()
+                self._delegate()
 
     def _limit(self) -> None:
         """The limits, once the set-up that they would hinder is done."""
@@ -306,15 +313,15 @@ class Creation:
             self._join_cgroup()
         self.cgroup.apply(resources, config, lambda warning: self.report("warning", warning))
 
-    def _open_sources(self) -> dict[int, int]:
-        """Bind sources for an init in a user namespace, which may not reach them itself."""
-        if not self.namespaces.create & k.CLONE_NEWUSER or os.geteuid() != 0:
+    def _open_sources(self, proc: int) -> dict[int, int]:
+        """The bind sources that the init can't open itself, by the number of their mount."""
+        unreachable = self.namespaces.has(k.CLONE_NEWUSER) and os.geteuid() == 0
+        if not unreachable and not any(step.idmap for step in self.mounts):
             return {}
-        sources = {}
-        for step in self.mounts:
-            if isinstance(step, mounts.BindMount):
-                sources[step.index] = self._keep(step.open_source())
-        return sources
+        from .sources import open_sources
+
+        return open_sources(self.bundle.config, self.mounts, self.namespaces, proc, self._keep,
+                            unreachable=unreachable)
 
     def _create_hooks(self) -> None:
         self.hooks_ran = True

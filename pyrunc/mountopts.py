@@ -79,7 +79,7 @@ class MountOptions:
     """A mount's options: attributes to set and clear, superblock flags, propagation, data."""
 
     __slots__ = (
-        "bind", "clear", "data", "idmap", "names", "propagation", "recursive", "recursive_clear",
+        "bind", "clear", "data", "idmap", "idmap_text", "names", "propagation", "recursive", "recursive_clear",
         "recursive_set", "remount", "set", "superblock", "superblock_flags", "tmpcopyup",
     )
 
@@ -96,6 +96,7 @@ class MountOptions:
         self.remount = False
         self.tmpcopyup = False
         self.idmap = ""  # "", "idmap" or "ridmap"
+        self.idmap_text = ""  # what follows it and =, as crun has it
         self.data: list[tuple[str, str | None]] = []
         self.names: list[str] = []
 
@@ -162,8 +163,8 @@ def parse(options: list[str], pointer: str) -> MountOptions:
             result.remount = True
         elif name == "tmpcopyup":
             result.tmpcopyup = True
-        elif name in ("idmap", "ridmap"):
-            result.idmap = name
+        elif name.partition("=")[0] in ("idmap", "ridmap"):
+            result.idmap, _, result.idmap_text = name.partition("=")
         elif name:
             key, equals, value = name.partition("=")
             if not key:

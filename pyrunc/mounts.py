@@ -15,6 +15,7 @@ from .paths import clean, is_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .idmap import IDMap
     from .rootfs import RootFs
     from .spec.types import Config
 
@@ -25,7 +26,7 @@ _FSCONFIG_MAX = 255
 class MountStep:
     """One entry of `mounts`; `pointer` is where it stands in config.json."""
 
-    __slots__ = ("fstype", "index", "options", "pointer", "source", "unsafe_target")
+    __slots__ = ("fstype", "idmap", "index", "options", "pointer", "source", "unsafe_target")
 
     def __init__(self, index: int, source: str, unsafe_target: str, fstype: str, options: MountOptions) -> None:
         self.index = index
@@ -34,6 +35,7 @@ class MountStep:
         self.unsafe_target = unsafe_target
         self.fstype = fstype
         self.options = options
+        self.idmap: IDMap | None = None
 
     def describe(self) -> str:
         raise NotImplementedError
@@ -175,29 +177,23 @@ class BindMount(MountStep):
     __slots__ = ()
 
     def describe(self) -> str:
-        return f"bind {self.source} on {self.unsafe_target}{self._names()}"
+        ids = f", {self.idmap.describe()}" if self.idmap else ""
+        return f"bind {self.source} on {self.unsafe_target}{self._names()}{ids}"
 
-    def open_source(self) -> int:
-        """A detached copy of the source's mount (tree), for an init in a user namespace.
-
-        A mount namespace of another user namespace turns what it inherits into slaves
-        (mount_namespaces(7), Restrictions); what is handed in from outside has to be made so, or mounts
-        made in the container would reach the host.  Raises KernelError naming the source.
-        """
-        tree = self._open_tree()
-        k.mount_setattr(tree, propagation=k.MS_SLAVE, recursive=True)
-        return tree
-
-    def _open_tree(self) -> int:
+    def open_tree(self) -> int:
+        """A detached copy of the source's mount (tree).  Raises KernelError naming the source."""
         try:
             return k.open_tree(AT_FDCWD, self.source, recursive=self.options.recursive)
         except OSError as error:
-            raise kernel_error(f"bind source {self.source}", error, pointer=self.pointer) from None
+            hint = ""
+            if self.idmap is not None and error.errno == 1:
+                hint = "mapping the ids of a mount needs CAP_SYS_ADMIN outside of the container"
+            raise kernel_error(f"bind source {self.source}", error, pointer=self.pointer, hint=hint) from None
 
     def apply(self, root: RootFs) -> None:
         tree = root.sources.pop(self.index, -1)
         if tree < 0:
-            tree = self._open_tree()
+            tree = self.open_tree()
         try:
             target = root.make_target(self.unsafe_target, directory=is_directory(tree), pointer=self.pointer,
                                       procfs=_is_procfs_root(tree))
@@ -285,8 +281,6 @@ def plan(config: Config, bundle: str) -> list[MountStep]:
         fstype = entry.get("type") or ""
         source = entry.get("source") or ""
         target = "/" + clean(entry["destination"])
-        if options.idmap or entry.get("uidMappings") or entry.get("gidMappings"):
-            raise ConfigError(pointer, "idmapped mounts are not supported by this version of pyrunc")
         kind: type[MountStep] = FilesystemMount
         if options.remount:
             kind = Remount
@@ -301,5 +295,12 @@ def plan(config: Config, bundle: str) -> list[MountStep]:
             raise ConfigError(pointer, "a mount needs a type, or bind or rbind among its options")
         if options.tmpcopyup and (kind is not FilesystemMount or fstype != "tmpfs"):
             raise ConfigError(pointer, "tmpcopyup works only for a tmpfs")
-        steps.append(kind(index, source, target, fstype, options))
+        step = kind(index, source, target, fstype, options)
+        if options.idmap or entry.get("uidMappings"):
+            if kind is not BindMount:
+                raise ConfigError(pointer, "only a bind mount can have its ids mapped")
+            from . import idmap
+
+            step.idmap = idmap.plan(entry, options, config.get("linux") or {}, pointer)
+        steps.append(step)
     return steps

@@ -16,8 +16,8 @@ from .linux.syscall import clone3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import NoReturn
+    from collections.abc import Callable, Mapping
+    from typing import Any, NoReturn
 
     from .channel import Channel
     from .spec.types import Config, IDMapping
@@ -318,28 +318,68 @@ def _write_time_offsets(config: Config, proc: int) -> None:
         raise kernel_error("set the clocks' offsets", error, pointer="/linux/timeOffsets", hint=hint) from None
 
 
-def write_id_maps(pid: int, proc: int, config: Config) -> None:
+def write_id_maps(pid: int, proc: int, mappings: Mapping[str, Any], pointer: str) -> None:
     """Write uid_map, setgroups and gid_map of `pid` (user_namespaces(7)).  Raises KernelError.
+
+    `mappings` has uidMappings and gidMappings and stands at `pointer`.
 
     An ordinary user may map only itself this way; for more, the setuid helpers of shadow do it.
     """
-    linux = config.get("linux") or {}
-    uids = list(linux.get("uidMappings") or ())
-    gids = list(linux.get("gidMappings") or ())
+    uids = list(mappings.get("uidMappings") or ())
+    gids = list(mappings.get("gidMappings") or ())
     if os.geteuid() == 0:
-        _write_map(proc, pid, "uid_map", uids, "/linux/uidMappings")
-        _write_map(proc, pid, "gid_map", gids, "/linux/gidMappings")
+        _write_map(proc, pid, "uid_map", uids, pointer + "/uidMappings")
+        _write_map(proc, pid, "gid_map", gids, pointer + "/gidMappings")
         return
     if _is_own(uids, os.geteuid()):
-        _write_map(proc, pid, "uid_map", uids, "/linux/uidMappings")
+        _write_map(proc, pid, "uid_map", uids, pointer + "/uidMappings")
     else:
-        _run_helper("newuidmap", pid, uids, "/linux/uidMappings")
+        _run_helper("newuidmap", pid, uids, pointer + "/uidMappings")
     if _is_own(gids, os.getegid()):
         # CVE-2014-8989: giving up a group must not gain what the group is denied.
         _write(proc, f"{pid}/setgroups", "deny")
-        _write_map(proc, pid, "gid_map", gids, "/linux/gidMappings")
+        _write_map(proc, pid, "gid_map", gids, pointer + "/gidMappings")
     else:
-        _run_helper("newgidmap", pid, gids, "/linux/gidMappings")
+        _run_helper("newgidmap", pid, gids, pointer + "/gidMappings")
+
+
+def take_joined_ids(namespaces: NamespacePlan, pid: int, proc: int) -> None:
+    """Have the mappings of the user namespace that `pid` has joined in the configuration.
+
+    A joined namespace has its own.  Who repeats them in config.json, as containerd and CRI-O do, has to
+    know them.  Raises ConfigError.
+    """
+    if not namespaces.joins_a(k.CLONE_NEWUSER):
+        return
+    linux = namespaces.config["linux"]
+    for member, file in (("uidMappings", "uid_map"), ("gidMappings", "gid_map")):
+        found = _read_map(proc, f"{pid}/{file}")
+        given: list[IDMapping] = linux.get(member) or []  # type: ignore[assignment]
+        if given and _merged(given) != _merged(found):
+            is_ = ", ".join(f"{m['containerID']} {m['hostID']} {m['size']}" for m in found)
+            raise ConfigError(f"/linux/{member}", f"does not agree with the user namespace that is joined: {is_}",
+                              hint="leave it out: a namespace that is joined has its own")
+        linux[member] = found  # type: ignore[literal-required]
+
+
+def _read_map(proc: int, name: str) -> list[IDMapping]:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=proc)
+    with os.fdopen(fd, encoding="ascii") as lines:
+        rows = [[int(number) for number in line.split()] for line in lines]
+    return [{"containerID": inside, "hostID": outside, "size": size} for inside, outside, size in rows]
+
+
+def _merged(mappings: list[IDMapping]) -> list[tuple[int, int, int]]:
+    """The same map has one form: in order, and what continues the range before it added to that."""
+    merged: list[tuple[int, int, int]] = []
+    for inside, outside, size in sorted((m["containerID"], m["hostID"], m["size"]) for m in mappings):
+        if merged:
+            first, host, length = merged[-1]
+            if (first + length, host + length) == (inside, outside):
+                merged[-1] = (first, host, length + size)
+                continue
+        merged.append((inside, outside, size))
+    return merged
 
 
 def _is_own(mappings: list[IDMapping], own: int) -> bool:
@@ -351,7 +391,7 @@ def _write_map(proc: int, pid: int, name: str, mappings: list[IDMapping], pointe
     try:
         _write(proc, f"{pid}/{name}", text)
     except OSError as error:
-        raise kernel_error(f"write {name} of the container's init", error, pointer=pointer) from None
+        raise kernel_error(f"write {name} of the user namespace", error, pointer=pointer) from None
 
 
 def _write(proc: int, name: str, text: str) -> None:

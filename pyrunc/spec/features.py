@@ -18,9 +18,6 @@ MEMORY_POLICIES = ("MPOL_DEFAULT", "MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_WEIGHTE
                    "MPOL_PREFERRED_MANY", "MPOL_LOCAL")
 MEMORY_POLICY_FLAGS = ("MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES")
 
-#: Understood by the parser of mount options, but refused when the mount is planned.
-REFUSED_OPTIONS = {"idmap", "ridmap"}
-
 
 def features() -> dict[str, Any]:
     """The features structure of runtime-spec 1.3.0."""
@@ -34,7 +31,7 @@ def features() -> dict[str, Any]:
         "ociVersionMin": OCI_VERSION_MIN,
         "ociVersionMax": OCI_VERSION,
         "hooks": list(HOOKS),
-        "mountOptions": sorted(set(KNOWN_OPTIONS) - REFUSED_OPTIONS),
+        "mountOptions": list(KNOWN_OPTIONS),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": list(NAMES),
@@ -44,7 +41,7 @@ def features() -> dict[str, Any]:
             "selinux": {"enabled": False},
             "intelRdt": {"enabled": False, "schemata": False, "monitoring": False},
             "memoryPolicy": {"modes": list(MEMORY_POLICIES), "flags": list(MEMORY_POLICY_FLAGS)},
-            "mountExtensions": {"idmap": {"enabled": False}},
+            "mountExtensions": {"idmap": {"enabled": True}},
             "netDevices": {"enabled": False},
         },
         "annotations": {

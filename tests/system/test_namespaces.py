@@ -264,6 +264,30 @@ def test_multiple_mappings(runtime: Runtime, bundle: Bundle, host: Host) -> None
     assert result.lines == ["1000", "1001 65534"], result
 
 
+def test_ids_of_a_joined_user_namespace(runtime: Runtime, make_bundle: Callable[[str], Bundle], host: Host) -> None:
+    """It has its own: config.json needs none, may repeat them in any form (containerd does), and not contradict."""
+    first, second = make_bundle("first"), make_bundle("second")
+    mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    owned_by(mapped(first, mapping), 100000)
+    owned_by(second, 100000)
+    theirs = pid_of(runtime, runtime.create(first))
+    second.namespace("user", f"/proc/{theirs}/ns/user").namespace("cgroup")
+    second.process["user"] = {"uid": 7, "gid": 8}
+    script = "id -u; cat /proc/self/uid_map"
+    same = [{"containerID": 100, "hostID": 100100, "size": 65436}, {"containerID": 0, "hostID": 100000, "size": 100}]
+    for given in (None, mapping, same):
+        if given:
+            second.linux["uidMappings"] = second.linux["gidMappings"] = given
+        result = runtime.run(second, script)
+        assert [line.split() for line in result.lines] == [["7"], ["0", "100000", "65536"]], (given, result)
+    second.linux["gidMappings"] = [{"containerID": 0, "hostID": 200000, "size": 65536}]
+    result = runtime.run(second, script)
+    assert result.code == 1 and result.out == ""
+    if runtime.name == "pyrunc":
+        assert "/linux/gidMappings" in result.err and "0 100000 65536" in result.err
+    runtime.clean_up()
+
+
 def test_a_user_id_without_a_mapping_is_an_error(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     owned_by(mapped(bundle, ROOT), 100000)
     bundle.process["user"] = {"uid": 10, "gid": 0}
