@@ -35,7 +35,7 @@ def files() -> Iterator[Path]:
     """Every text file of the tree."""
     for directory, names, found in os.walk(ROOT):
         names[:] = [name for name in names if name not in NOT_OURS and not name.endswith(".egg-info")]
-        for name in found:
+        for name in set(found) - {".git"}:  # a file in a linked work tree
             path = Path(directory) / name
             if not name.endswith((".so", ".pyc")) and b"\0" not in path.read_bytes()[:4096]:
                 yield path
