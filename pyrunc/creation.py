@@ -15,7 +15,7 @@ from . import cgroup as cgroups
 from . import devices, handover, init, mounts, namespaces, process
 from ._version import OCI_VERSION
 from .channel import Channel, pair
-from .errors import ConfigError, ContainerError, HookError, PyruncError, UsageError
+from .errors import ConfigError, ContainerError, HookError, PyruncError, UsageError, kernel_error
 from .hooks import hooks_of, run_hooks
 from .lifecycle import Container
 from .linux import process as k
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle
     from .cgroup import Cgroup
     from .lifecycle import Report
+    from .netdevices import NetDevices
 
 # Parts of config.json that this version refuses rather than ignore: without them the container would
 # be less confined than it was asked to be.
@@ -34,7 +35,6 @@ _UNSUPPORTED = (
     ("linux", "seccomp", "seccomp filters"),
     ("linux", "mountLabel", "SELinux labels"),
     ("linux", "intelRdt", "Intel RDT"),
-    ("linux", "netDevices", "moving network devices"),
     ("process", "selinuxLabel", "SELinux labels"),
     ("process", "apparmorProfile", "AppArmor profiles"),
 )
@@ -89,7 +89,8 @@ class Creation:
     """One create on its way: what has been made so far, to be undone if the rest fails."""
 
     __slots__ = ("born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran",
-                 "keep_fds", "late_join", "mounts", "namespaces", "options", "pid", "pidfd_socket", "process", "report")
+                 "keep_fds", "late_join", "mounts", "namespaces", "net_devices", "options", "pid", "pidfd_socket",
+                 "process", "report")
 
     def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
                  report: Report) -> None:
@@ -104,6 +105,7 @@ class Creation:
         self.fds: list[int] = []
         self.console_fd = self.pidfd_socket = -1
         self.channel: Channel | None = None
+        self.net_devices: NetDevices | None = None
         check_supported(bundle)
         self.namespaces = namespaces.plan(config)
         self.mounts = mounts.plan(config, bundle.path)
@@ -194,6 +196,7 @@ class Creation:
         assert channel is not None and self.container.data is not None
         try:
             namespaces.take_joined_ids(self.namespaces, self.pid, self.fds[0])
+            self._move_net_devices(self.fds[0])
             if not self.cgroup.made_by_joining:
                 self._delegate()
             if self.process is not None:
@@ -323,6 +326,18 @@ class Creation:
         return open_sources(self.bundle.config, self.mounts, self.namespaces, proc, self._keep,
                             unreachable=unreachable)
 
+    def _move_net_devices(self, proc: int) -> None:
+        if not (self.bundle.config.get("linux") or {}).get("netDevices"):
+            return
+        from . import netdevices
+
+        try:
+            namespace = os.open(f"{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        except OSError as error:
+            raise kernel_error("open the container's network namespace", error, pointer="/linux/netDevices") from None
+        self.net_devices = netdevices.NetDevices(self._keep(namespace))
+        self.net_devices.move(netdevices.plan(self.bundle.config))
+
     def _create_hooks(self) -> None:
         self.hooks_ran = True
         state = self.container.hook_state("creating", self.pid)
@@ -349,6 +364,11 @@ class Creation:
         """Leave the host as it was; a failure in that is told, the cause is what is raised."""
         if self.channel is not None:
             self.channel.close()
+        try:
+            if self.net_devices is not None:
+                self.net_devices.put_back()
+        except PyruncError as error:
+            self.report("warning", f"cleaning up after a failed create: {error}")
         try:
             if self.pid:
                 os.kill(self.pid, 9)  # our child, not waited for yet: the pid is its own

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from . import bundle as bundles
 from . import cgroup as cgroups
-from . import devices, mounts, namespaces, process
+from . import devices, mounts, namespaces, netdevices, process
 from .creation import check_supported
 from .hooks import hooks_of
 from .linux.process import CLONE_NEWNS
@@ -44,6 +44,7 @@ def steps(bundle: Bundle, container_id: str) -> list[tuple[str, str]]:
         for index, entry in enumerate(mappings or ()):
             found.append((f"/linux/{name}/{index}",
                           f"{entry['containerID']} in the container is {entry['hostID']} here, {entry['size']} ids"))
+    found += [(device.pointer, device.describe()) for device in netdevices.plan(config)]
     for name in ("hostname", "domainname"):
         if config.get(name):
             found.append((f"/{name}", f"{name} {config.get(name)}"))

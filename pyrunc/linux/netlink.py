@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Links and addresses through rtnetlink: requests, answers, attributes (netlink(7), rtnetlink(7))."""
+
+from __future__ import annotations
+
+import os
+from _socket import socket
+from _struct import pack, unpack_from
+
+AF_NETLINK = 16
+_SOCK_RAW_CLOEXEC = 3 | 0o2000000
+_NETLINK_ROUTE = 0
+_SOL_NETLINK, _NETLINK_EXT_ACK = 270, 11
+
+RTM_NEWLINK, RTM_GETLINK = 16, 18
+RTM_NEWADDR, RTM_GETADDR = 20, 22
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x2, 0x4, 0x300, 0x200, 0x400
+_NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
+_NLMSGERR_ATTR_MSG = 1
+
+IFLA_IFNAME, IFLA_NET_NS_FD, IFLA_NEW_IFINDEX = 3, 28, 49
+IFLA_PROP_LIST, IFLA_ALT_IFNAME = 52, 53
+IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST = 1, 2, 3, 4
+IFA_FLAGS, IFA_RT_PRIORITY, IFA_PROTO = 8, 9, 11
+IFF_UP = 1
+IFA_F_NODAD, IFA_F_HOMEADDRESS, IFA_F_PERMANENT = 0x02, 0x10, 0x80
+IFA_F_MANAGETEMPADDR, IFA_F_NOPREFIXROUTE, IFA_F_MCAUTOJOIN = 0x100, 0x200, 0x400
+RT_SCOPE_UNIVERSE = 0
+
+_HEADER = "=IHHII"  # struct nlmsghdr: length, type, flags, sequence, port
+_LINK = "=BxHiII"  # struct ifinfomsg: family, type, index, flags, change
+_ADDRESS = "=BBBBi"  # struct ifaddrmsg: family, prefix length, flags, scope, index
+_TYPE_MASK = 0x3FFF  # of an attribute, without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+_BUFFER = 1 << 16  # more than the kernel puts into one datagram (32 KiB)
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """A struct rtattr with its value, padded."""
+    return pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def attributes(data: bytes) -> list[tuple[int, bytes]]:
+    """The attributes in `data`: (type, value)."""
+    found = []
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = unpack_from("=HH", data, at)
+        if length < 4:
+            break
+        found.append((kind & _TYPE_MASK, data[at + 4:at + length]))
+        at += (length + 3) & ~3
+    return found
+
+
+class Link:
+    """A network device; `names` are its name and its alternative ones."""
+
+    __slots__ = ("flags", "index", "name", "names")
+
+    def __init__(self, payload: bytes) -> None:
+        _, _, self.index, self.flags, _ = unpack_from(_LINK, payload)
+        self.name = ""
+        self.names: list[str] = []
+        for kind, value in attributes(payload[16:]):
+            if kind == IFLA_IFNAME:
+                self.name = _text(value)
+                self.names.append(self.name)
+            elif kind == IFLA_PROP_LIST:
+                self.names += [_text(name) for inner, name in attributes(value) if inner == IFLA_ALT_IFNAME]
+
+
+class Address:
+    """An address of a device; `attributes` as the kernel told them."""
+
+    __slots__ = ("attributes", "family", "flags", "index", "prefix", "scope")
+
+    def __init__(self, payload: bytes) -> None:
+        self.family, self.prefix, self.flags, self.scope, self.index = unpack_from(_ADDRESS, payload)
+        self.attributes = attributes(payload[8:])
+        for kind, value in self.attributes:
+            if kind == IFA_FLAGS:  # all 32 bits of them
+                self.flags = unpack_from("=I", value)[0]
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode("utf-8", "surrogateescape")
+
+
+def name_bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape") + b"\0"
+
+
+class Route:
+    """A rtnetlink socket; it stays in the network namespace it was made in."""
+
+    __slots__ = ("_sequence", "_socket")
+
+    def __init__(self) -> None:
+        self._socket = socket(AF_NETLINK, _SOCK_RAW_CLOEXEC, _NETLINK_ROUTE)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def links(self) -> list[Link]:
+        """Every device.  Raises OSError."""
+        return [Link(payload) for payload in self._ask(RTM_GETLINK, NLM_F_DUMP, pack(_LINK, 0, 0, 0, 0, 0))]
+
+    def link(self, name: str = "", index: int = 0) -> Link:
+        """The device of that name or number.  Raises OSError, ENODEV when there is none."""
+        query = attribute(IFLA_IFNAME, name_bytes(name)) if name else b""
+        return Link(self._ask(RTM_GETLINK, 0, pack(_LINK, 0, 0, index, 0, 0) + query)[0])
+
+    def addresses(self) -> list[Address]:
+        """Every address of every device.  Raises OSError."""
+        return [Address(payload) for payload in self._ask(RTM_GETADDR, NLM_F_DUMP, pack(_ADDRESS, 0, 0, 0, 0, 0))]
+
+    def move(self, index: int, namespace: int, name: str, new_index: int) -> None:
+        """Move a device into the network namespace behind a descriptor, as `name` (or a template with %d).
+
+        IFLA_NEW_IFINDEX, Linux 5.13.  Raises OSError; the device may have been moved when the name was refused.
+        """
+        self._ask(RTM_NEWLINK, NLM_F_ACK, pack(_LINK, 0, 0, index, 0, 0)
+                  + attribute(IFLA_NET_NS_FD, pack("=i", namespace)) + attribute(IFLA_IFNAME, name_bytes(name))
+                  + attribute(IFLA_NEW_IFINDEX, pack("=i", new_index)))
+
+    def set_up(self, index: int) -> None:
+        """Set a device up.  Raises OSError."""
+        self._ask(RTM_NEWLINK, NLM_F_ACK, pack(_LINK, 0, 0, index, IFF_UP, IFF_UP))
+
+    def add_address(self, index: int, family: int, prefix: int, scope: int, rest: list[tuple[int, bytes]]) -> None:
+        """Give a device an address.  Raises OSError."""
+        self._ask(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, pack(_ADDRESS, family, prefix, 0, scope, index)
+                  + b"".join(attribute(kind, value) for kind, value in rest))
+
+    def _ask(self, kind: int, flags: int, payload: bytes) -> list[bytes]:
+        """Send a request; the payloads of the answers.  Raises OSError, with the kernel's own words if it has some."""
+        self._sequence += 1
+        header = pack(_HEADER, 16 + len(payload), kind, flags | NLM_F_REQUEST, self._sequence, 0)
+        self._socket.send(header + payload)
+        found: list[bytes] = []
+        while True:
+            datagram = self._socket.recv(_BUFFER)
+            at = 0
+            while at + 16 <= len(datagram):
+                length, answer, answer_flags, sequence, _ = unpack_from(_HEADER, datagram, at)
+                body = datagram[at + 16:at + length]
+                at += (length + 3) & ~3
+                if sequence != self._sequence:
+                    continue
+                if answer == _NLMSG_ERROR:
+                    _check(body, answer_flags)
+                    return found
+                if answer == _NLMSG_DONE:
+                    return found
+                found.append(body)
+                if not answer_flags & NLM_F_MULTI:
+                    return found
+
+
+def _check(body: bytes, flags: int) -> None:
+    """struct nlmsgerr: a negative errno (0 is an acknowledgement), the request, and perhaps attributes."""
+    number = -unpack_from("=i", body)[0]
+    if not number:
+        return
+    said = ""
+    if flags & _NLM_F_ACK_TLVS:
+        request = 16 if flags & _NLM_F_CAPPED else (unpack_from("=I", body, 4)[0] + 3) & ~3
+        for kind, value in attributes(body[4 + request:]):
+            if kind == _NLMSGERR_ATTR_MSG:
+                said = _text(value)
+    error = OSError(number, os.strerror(number))
+    error.syscall = "rtnetlink"  # type: ignore[attr-defined]
+    error.said = said  # type: ignore[attr-defined]
+    raise error
