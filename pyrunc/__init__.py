@@ -6,7 +6,7 @@
     container = pyrunc.Container.create("/path/to/bundle", "web")
     container.start()
 
-`Container`, `CreateOptions` and the errors are the public names; they are imported when first used,
+`Container`, `CreateOptions`, `ExecOptions` and the errors are the public names; they are imported when first used,
 so that `import pyrunc` costs nothing.
 """
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         PyruncError,
         UsageError,
     )
+    from pyrunc.execution import ExecOptions
     from pyrunc.lifecycle import Container, load_all
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "ContainerExists",
     "ContainerNotFound",
     "CreateOptions",
+    "ExecOptions",
     "HookError",
     "KernelError",
     "PyruncError",
@@ -46,7 +48,8 @@ __all__ = [
     "load_all",
 ]
 
-_HOME = {"Container": "pyrunc.lifecycle", "load_all": "pyrunc.lifecycle", "CreateOptions": "pyrunc.creation"}
+_HOME = {"Container": "pyrunc.lifecycle", "load_all": "pyrunc.lifecycle", "CreateOptions": "pyrunc.creation",
+         "ExecOptions": "pyrunc.execution"}
 
 
 def __getattr__(name: str) -> object:

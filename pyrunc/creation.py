@@ -135,6 +135,7 @@ class Creation:
             "cgroup": self.cgroup.to_data(),
             "pid_namespace": self.namespaces.has(k.CLONE_NEWPID) and not self.namespaces.joins_a(k.CLONE_NEWPID),
             "host_mounts": not self.namespaces.has(k.CLONE_NEWNS),
+            "keyring": options.keyring,
         }, report)
 
     def _plan_cgroup(self, container_id: str) -> Cgroup:

@@ -15,30 +15,37 @@ What it may import, and when, is as in init.py: all before the fork.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
+import time
 
 from . import console, handover, namespaces, process
 from .channel import pair
-from .errors import ConfigError, ContainerError, PyruncError, UsageError, kernel_error
+from .errors import ConfigError, ContainerError, ContainerNotFound, PyruncError, UsageError, kernel_error
 from .linux import process as k
-from .rootfs import RootFs, open_proc
+from .rootfs import RootFs, change_root, open_proc
 from .state import process_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
     from .channel import Channel
     from .lifecycle import Container
     from .namespaces import NamespacePlan
     from .process import ProcessPlan
-    from .spec.types import Process
+    from .spec.types import Config, Process
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
 _UNSUPPORTED = (("selinuxLabel", "SELinux labels"), ("apparmorProfile", "AppArmor profiles"))
+# What a process that doesn't say it itself has from config.json's process, as with runc.
+_INHERITED = ("capabilities", "apparmorProfile", "selinuxLabel", "scheduler", "ioPriority", "execCPUAffinity",
+              "oomScoreAdj")
+_DYING = 2.0  # seconds for an init whose pid namespace takes no more processes to be gone
 
 
 class ExecOptions:
@@ -61,38 +68,44 @@ class ExecOptions:
         self.console_fd = console_fd  # for a caller that relays a terminal itself: a socket for the master
 
 
-def start(container: Container, wanted: Process, options: ExecOptions | None = None) -> int:
+def start(container: Container, wanted: Process, options: ExecOptions | None = None, *,
+          reap: Callable[[int], None] | None = None) -> int:
     """Start the process `wanted`, checked as config.json's is, in the container; its pid, a child of the caller.
 
+    The caller runs from a sealed copy and has one thread: Container.exec is for any other.  With `reap`
+    the process becomes a child of the caller's parent, who has to reap the pids that are told.
     Returns when it has been executed.  Raises ContainerError when the container is stopped, or paused
     and that isn't to be ignored; PyruncError with the pointer of what failed, and nothing is left then.
     """
-    if len(os.listdir("/proc/self/task")) > 1:
-        raise UsageError("a threaded program can't enter a container: forking is safe with one thread only",
-                         hint="run the command `pyrunc exec`")
-    return Execution(container, wanted, options or ExecOptions()).run()
+    return Execution(container, wanted, options or ExecOptions(), reap).run()
 
 
 class Execution:
     """One exec on its way."""
 
-    __slots__ = ("channel", "container", "fds", "namespaces", "options", "pid", "plan", "process")
+    __slots__ = ("channel", "container", "fds", "options", "pid", "process", "reap", "wrote_pid_file")
 
-    def __init__(self, container: Container, wanted: Process, options: ExecOptions) -> None:
+    def __init__(self, container: Container, wanted: Process, options: ExecOptions,
+                 reap: Callable[[int], None] | None) -> None:
         self.container = container
         self.options = options
+        self.reap = reap
         self.pid = 0
         self.fds: list[int] = []
         self.channel: Channel | None = None
-        for key, what in _UNSUPPORTED:
-            if wanted.get(key):
-                raise ConfigError(f"/process/{key}", f"{what} are not supported by this version of pyrunc")
+        self.wrote_pid_file = False
         status = container.status()
-        # runc's words; clients match them.
         if status in ("stopped", "creating"):
+            if container.directory.removed():
+                raise ContainerNotFound(container.id)
+            # runc's words; clients match them.
             raise ContainerError(f"cannot exec in a {status} container")
         if status == "paused" and not options.ignore_paused:
             raise ContainerError("cannot exec in a paused container (use --ignore-paused to override)")
+        wanted = complete(container.config, wanted)
+        for key, what in _UNSUPPORTED:
+            if wanted.get(key):
+                raise ConfigError(f"/process/{key}", f"{what} are not supported by this version of pyrunc")
         self.process = process.ProcessPlan(container.config, wanted)
         for warning in self.process.warnings:
             container.report("warning", warning)
@@ -138,23 +151,26 @@ class Execution:
             console_fd = self._keep(console.connect(options.console_socket))
         joined = self._namespaces(proc)
         self.channel, theirs = pair()
-        plan = ExecPlan(self.container.id, self.process, theirs, proc, console_fd, keep_fds)
+        plan = ExecPlan(self.container, self.process, theirs, proc, self._root(proc), console_fd, keep_fds)
         try:
-            self.pid = namespaces.spawn(joined, proc, lambda _: None, lambda: main(plan))
+            self.pid = namespaces.spawn(joined, proc, lambda _: None, lambda: main(plan), reap=self.reap)
         except OSError as error:
             raise self._gone() or kernel_error("join the container's namespaces", error) from None
         except PyruncError as error:
-            raise self._gone() or error from None
+            # fork(2): ENOMEM is the answer of a pid namespace whose init has begun to die.
+            raise self._gone(_DYING if error.errno == errno.ENOMEM else 0) or error from None
         finally:
             theirs.close()
         self.container.report("debug", f"the process is {self.pid}")
         channel = self.channel
         try:
-            self.process.apply_from_parent(self.pid, proc)
+            affinity = self.process.config.get("execCPUAffinity") or {}
+            self.process.apply_from_parent(self.pid, proc, free_cpus=not any(affinity.values()))
             self._join_cgroup()
             channel.send("go")
             channel.expect("ready")
             handover.write_pid_file(options.pid_file, self.pid)
+            self.wrote_pid_file = bool(options.pid_file)
             handover.send_pidfd(pidfd_socket, self.pid, "setns")
             channel.send("commit")
         except (EOFError, BrokenPipeError):
@@ -193,6 +209,17 @@ class Execution:
             raise ContainerError("cannot exec in a stopped container")
         return plan
 
+    def _root(self, proc: int) -> int:
+        """The root of a container whose mount namespace isn't its own; -1 where that namespace's root is it."""
+        entries = (self.container.config.get("linux") or {}).get("namespaces") or ()
+        if any(entry["type"] == "mount" and not entry.get("path") for entry in entries):
+            return -1
+        try:
+            return self._keep(os.open(f"{self.container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC,
+                                      dir_fd=proc))
+        except OSError as error:
+            raise self._gone() or kernel_error("open the root of the container", error) from None
+
     def _join_cgroup(self) -> None:
         cgroup = self.container.cgroup
         below = self.options.sub_cgroups
@@ -209,17 +236,18 @@ class Execution:
         for warning in cgroup.warnings:
             self.container.report("debug", warning)
 
-    def _gone(self) -> ContainerError | None:
-        """That the container has ended meanwhile, if it has: the cause of whatever else went wrong."""
-        return None if self.container.alive() else ContainerError("cannot exec in a stopped container")
+    def _gone(self, patience: float = 0.0) -> ContainerError | None:
+        """That the container has ended, or does within `patience`, if so: the cause of whatever else went wrong."""
+        deadline = time.monotonic() + patience
+        while self.container.alive():
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.005)
+        return ContainerError("cannot exec in a stopped container")
 
     def _death(self) -> PyruncError:
         """Why the process is gone before it was executed."""
-        try:
-            status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        except ChildProcessError:
-            status = 0
-        self.pid = 0
+        status = self._wait()
         if gone := self._gone():
             return gone
         if status < 0:
@@ -227,28 +255,48 @@ class Execution:
             return ContainerError(f"the process was killed by signal {-status} before it was executed", hint=hint)
         return ContainerError(f"the process exited with status {status} before it was executed")
 
+    def _wait(self) -> int:
+        """Until the process is gone; its exit code, 0 where it isn't ours to know."""
+        pid, self.pid = self.pid, 0
+        if self.reap is not None:
+            self.reap(pid)
+            return 0
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
     def _kill(self) -> None:
+        """Leave nothing: not the process, nor the file with its pid."""
         try:
             if self.pid:
-                os.kill(self.pid, 9)  # our child, not waited for yet: the pid is its own
-                os.waitpid(self.pid, 0)
+                os.kill(self.pid, 9)  # not waited for yet: the pid is its own
+                self._wait()
         except OSError:
             pass  # it was quicker
+        if self.wrote_pid_file:
+            try:
+                os.unlink(self.options.pid_file)
+            except OSError:
+                pass  # somebody else's by now
 
 
 class ExecPlan:
     """Everything the process needs, made by the parent before the fork."""
 
-    __slots__ = ("channel", "console_fd", "id", "keep_fds", "proc", "process")
+    __slots__ = ("channel", "console_fd", "id", "keep_fds", "keyring", "proc", "process", "root")
 
-    def __init__(self, container_id: str, process: ProcessPlan, channel: Channel, proc: int, console_fd: int,
-                 keep_fds: list[int]) -> None:
-        self.id = container_id
+    def __init__(self, container: Container, process: ProcessPlan, channel: Channel, proc: int, root: int,
+                 console_fd: int, keep_fds: list[int]) -> None:
+        self.id = container.id
+        self.keyring = (container.data or {}).get("keyring", True)
         self.process = process
         self.channel = channel
         self.proc = proc
+        self.root = root  # where it isn't the root of the mount namespace, else -1
         self.console_fd = console_fd
         self.keep_fds = keep_fds
+
+    def own_fds(self) -> list[int]:
+        """The descriptors the process lives on, until execve closes them."""
+        return [fd for fd in (self.channel.fd, self.proc, self.root, self.console_fd) if fd >= 0]
 
 
 def main(plan: ExecPlan) -> NoReturn:
@@ -280,7 +328,7 @@ def _enter(plan: ExecPlan) -> None:
     # Again: joining a user namespace decides it anew (CVE-2016-9962).
     k.prctl(k.PR_SET_DUMPABLE, 0)
     _signal.set_wakeup_fd(-1)  # a caller in the foreground has one
-    k.close_all_but({0, 1, 2, *plan.keep_fds, *(fd for fd in (plan.channel.fd, plan.proc, plan.console_fd) if fd >= 0)})
+    k.close_all_but({0, 1, 2, *plan.keep_fds, *plan.own_fds()})
     try:
         os.setsid()
     except PermissionError:
@@ -288,8 +336,9 @@ def _enter(plan: ExecPlan) -> None:
     wanted.bind_to_cpus("initial")
     plan.channel.expect("go")
     wanted.bind_to_cpus("final")
-    process.join_keyring(plan.id)
-    root = _root(plan.proc)
+    if plan.keyring:
+        process.join_keyring(plan.id)
+    root = _root(plan)
     if wanted.terminal:
         size = wanted.config.get("consoleSize")
         console.set_up(root, plan.console_fd, (size["height"], size["width"]) if size else None, wanted.uid, bind=False)
@@ -309,12 +358,29 @@ def _enter(plan: ExecPlan) -> None:
     wanted.execute(program)
 
 
-def _root(proc: int) -> RootFs:
-    """The container's root, which joining its mount namespace has made ours."""
-    proc_self = os.open("self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return RootFs(root, "/", proc_self, private=True, user_namespace=False, cgroup_namespace=False, cgroup=None,
-                  sources={})
+def _root(plan: ExecPlan) -> RootFs:
+    """The container's root, which joining its mount namespace has made ours where that is its own."""
+    proc_self = os.open("self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=plan.proc)
+    fd = plan.root if plan.root >= 0 else os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = RootFs(fd, "/", proc_self, private=plan.root < 0, user_namespace=False, cgroup_namespace=False,
+                  cgroup=None, sources={})
+    if not root.private:
+        change_root(root)
+    return root
+
+
+def complete(config: Config, wanted: Process) -> Process:
+    """`wanted` with what it leaves out and a process has from the container's own, as with runc."""
+    own: Any = config.get("process") or {}
+    result: Any = dict(wanted)
+    for member in _INHERITED:
+        if result.get(member) in (None, "") and own.get(member) is not None:
+            result[member] = own[member]
+    umask = (own.get("user") or {}).get("umask")
+    if umask is not None and "umask" not in (result.get("user") or {}):
+        result["user"] = {**(result.get("user") or {}), "umask": umask}
+    completed: Process = result
+    return completed
 
 
 def merge(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
@@ -324,7 +390,6 @@ def merge(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
     members that take the place of what is there.  No terminal unless asked for, as with runc.
     """
     merged: dict[str, Any] = {**(config.get("process") or {"cwd": "/"}), "terminal": False}
-    merged.pop("consoleSize", None)
     changes = dict(changes)
     merged["env"] = [*(merged.get("env") or ()), *changes.pop("env", ())]
     user = dict(merged.get("user") or {})

@@ -29,12 +29,13 @@ from .state import OOM, StateDir, process_start
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from .cgroup import Cgroup
     from .creation import CreateOptions
-    from .spec.types import Config, Resources
+    from .execution import ExecOptions
+    from .spec.types import Config, Process, Resources
 
     Report = Callable[[str, str], None]
 else:
@@ -104,7 +105,11 @@ class Container:
     def config(self) -> Config:
         """config.json as it was at create."""
         if self._config is None:
-            self._config = load_config(self.directory.read(states.CONFIG))
+            try:
+                data = self.directory.read(states.CONFIG)
+            except FileNotFoundError:  # deleted since it was loaded
+                raise ContainerNotFound(self.id) from None
+            self._config = load_config(data)
         return self._config
 
     @property
@@ -328,6 +333,16 @@ class Container:
                 time.sleep(_POLL)
 
     # While it runs
+
+    def exec(self, process: Process | Sequence[str], options: ExecOptions | None = None) -> int:
+        """Start another process in the container; its pid, a child of the caller, who has to wait for it.
+
+        `process` is as config.json's, or only the arguments: then the rest is as the container's own.
+        Returns when it has been executed.  Raises ContainerError when the container is stopped or paused.
+        """
+        from .delegate import exec_in
+
+        return exec_in(self, process, options)
 
     def pause(self) -> None:
         """Freeze all its processes.  Raises ContainerError "container not running"."""

@@ -58,6 +58,7 @@ class ProcessPlan:
         self.env: dict[str, str] = {}
         for entry in process.get("env") or ():
             key, _, value = entry.partition("=")
+            self.env.pop(key, None)  # the last of a name counts, in its place
             self.env[key] = value
         self.uid = user.get("uid") or 0
         self.gid = user.get("gid") or 0
@@ -109,16 +110,17 @@ class ProcessPlan:
             add((pointer, f"{name} soft {soft} hard {hard}"))
         add(("/process/args", f"execve {self.args}"))
 
-    def apply_from_parent(self, pid: int, proc: int) -> None:
+    def apply_from_parent(self, pid: int, proc: int, *, free_cpus: bool = True) -> None:
         """What `pid` may not do itself in a user namespace: raise hard limits, set its OOM score.
 
-        And whatever processors our caller is bound to, it is bound to those of its cgroup.
+        And with `free_cpus`, whatever processors our caller is bound to, it is bound to those of its cgroup.
 
         The limits as configured are set by `apply_limits` at the very end: with a few descriptors or
         a few megabytes the init could not do its work.
         """
         try:
-            os.sched_setaffinity(pid, range(_MAX_CPUS))
+            if free_cpus:
+                os.sched_setaffinity(pid, range(_MAX_CPUS))
         except OSError:
             pass  # a cpuset or a seccomp filter of the caller's: then it stays as it is
         for name, number, soft, hard, pointer in self.rlimits:

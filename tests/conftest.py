@@ -26,9 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def signals_as_from_a_shell() -> None:
-    """GNU make ignores two signals for what it starts, and runc hands that on, which is no difference to look at."""
+    """GNU make ignores two signals for what it starts, others block some.
+
+    runc hands that on, which is no difference to look at.
+    """
     for number in GLIBCS_OWN:
         call("rt_sigaction", number, bytes(32), None, 8)
+    call("rt_sigprocmask", 2, bytes(8), None, 8)
 
 
 @pytest.fixture(scope="session")

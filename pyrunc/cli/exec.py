@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from pyrunc.cli.options import Argument, Option
-from pyrunc.errors import PyruncError, UsageError
+from pyrunc.errors import PyruncError, UsageError, kernel_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ def run(args: Args, context: Context) -> int:
     except PyruncError as error:
         error.exit_code = _FAILED
         raise
+    except OSError as error:  # a defect: somebody should have said what failed
+        failure = kernel_error("exec", error)
+        failure.exit_code = _FAILED
+        raise failure from None
 
 
 def _run(args: Args, context: Context) -> int:
@@ -72,12 +76,12 @@ def _run(args: Args, context: Context) -> int:
 
 def _process(args: Args, container: Container) -> Process:
     """The process wanted, checked."""
-    from pyrunc.spec.load import dump, load_process
+    from pyrunc.spec.load import MAX_BYTES, dump, load_process
 
     if args["process"]:
         try:
             with open(args["process"], "rb") as file:
-                data = file.read()
+                data = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise UsageError(f"--process {args['process']}", syscall="open", errno=error.errno or 0) from None
         return load_process(data, args["process"])
