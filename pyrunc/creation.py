@@ -15,7 +15,7 @@ from . import cgroup as cgroups
 from . import devices, handover, init, mounts, namespaces, process
 from ._version import OCI_VERSION
 from .channel import Channel, pair
-from .errors import ConfigError, ContainerError, HookError, PyruncError, UsageError, kernel_error
+from .errors import ConfigError, ContainerError, HookError, KernelError, PyruncError, UsageError, kernel_error
 from .hooks import hooks_of, run_hooks
 from .lifecycle import Container
 from .linux import process as k
@@ -290,6 +290,8 @@ class Creation:
                 lambda pid: namespaces.write_id_maps(pid, proc, config.get("linux") or {}, "/linux"),
                 lambda: init.main(plan), -1 if cgroup_fd is None else cgroup_fd)
             self.born_in_cgroup = cgroup_fd is not None
+        except KernelError as error:
+            raise (self.cgroup.not_born(error.errno) if cgroup_fd is not None else None) or error from None
         finally:
             theirs.close()
             if cgroup_fd is not None:

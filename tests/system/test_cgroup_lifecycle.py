@@ -316,6 +316,31 @@ def test_v2_a_cgroup_given_is_kept(v2: Runtime, bundle: Bundle, host: Host, name
         (base / name).rmdir()
 
 
+def test_v2_a_cgroup_given_that_passes_controllers_on(v2: Runtime, bundle: Bundle, host: Host, name: str) -> None:
+    """cgroup-v2.rst, No Internal Process Constraint: it can't hold the init, which is said in a line."""
+    base = ROOT / "unified" if (ROOT / "unified").exists() else ROOT
+    bundle.linux["cgroupsPath"] = f"/{name}"
+    passed_on = (base / "cgroup.subtree_control").read_text().split()
+    assert v2.run(bundle, "true").code == 0  # the control; and it has passed all controllers down to there
+    (base / name).mkdir()
+    try:
+        available = (base / name / "cgroup.controllers").read_text().split()
+        assert available, "this machine's v2 hierarchy has no controllers"
+        (base / name / "cgroup.subtree_control").write_text(f"+{available[0]}")
+        for namespaces in ("plain", "staged"):
+            if namespaces == "staged":
+                bundle.namespace("time")
+            result = v2.run(bundle, "true")
+            assert result.code == 1 and len(result.errors) == 1, result
+            assert "/linux/cgroupsPath" in result.err and f"the cgroup /sys/fs/cgroup/{name}: " in result.err, result
+            assert "EBUSY" in result.err and "passes controllers on to cgroups below it" in result.err, result
+            assert list(v2.root.iterdir()) == []
+    finally:
+        (base / name).rmdir()
+        for controller in set((base / "cgroup.subtree_control").read_text().split()) - set(passed_on):
+            (base / "cgroup.subtree_control").write_text(f"-{controller}")
+
+
 def test_a_dead_init_is_not_mistaken_for_another_process(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     """kill of a container whose init is a zombie says that it isn't running."""
     bundle.args("exit 0").save()
