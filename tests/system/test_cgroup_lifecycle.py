@@ -15,10 +15,6 @@ import pytest
 from support import Bundle, Host, Runtime, wait_for
 
 ROOT = Path("/sys/fs/cgroup")
-V2_LANE = """#!/bin/sh
-exec unshare --mount --propagation private sh -c 'umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup &&
-    exec "$@"' _ {path} "$@"
-"""
 
 
 def cgroups_of(pid: int) -> dict[str, str]:
@@ -42,15 +38,6 @@ def name(host: Host) -> Iterator[str]:
     """A cgroup name of our own; nothing of it may be left that the test did not make."""
     name = f"pyrunc-{uuid.uuid4().hex[:10]}"
     yield name
-
-
-@pytest.fixture
-def v2(runtime: Runtime, make_runtime: Callable[[str], Runtime], tmp_path: Path) -> Runtime:
-    """The runtime on a machine whose cgroups are v2 alone: each command in a mount namespace that has it so."""
-    lane = tmp_path / "v2-lane"
-    lane.write_text(V2_LANE.format(path=runtime.path))
-    lane.chmod(0o755)
-    return make_runtime(str(lane))
 
 
 # Where it is
