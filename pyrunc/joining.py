@@ -79,8 +79,8 @@ def _join_below(cgroup: Cgroup, pid: int, below: Mapping[str, str]) -> None:
                                  hint=f"it has {', '.join(sorted(filter(None, cgroup.paths)))}")
     targets = {}
     for name, path in cgroup.paths.items():
-        sub = below.get("", below.get(name))
-        targets[f"{path}/{_relative(sub)}".rstrip("/") if sub else path] = path
+        sub = below.get("", below.get(name, ""))
+        targets[f"{path}/{_relative(sub)}".rstrip("/")] = path
     for target, path in targets.items():
         if path not in cgroup.skipped:
             _write(target, pid)
