@@ -36,6 +36,10 @@ _BUSY = (errno.EBUSY, errno.ENOTEMPTY)
 _KILL_GRACE = 0.1  # for what cgroup.kill has killed to be gone
 _EINVAL_TRIES = 5
 _PIDS_SHOWN = 10
+_JOIN_HINTS = {
+    errno.EBUSY: "it passes controllers on to cgroups below it, so it can't hold processes",
+    errno.EOPNOTSUPP: "it is below a threaded one without being threaded itself",
+}
 
 
 def mode() -> Mode:
@@ -155,7 +159,7 @@ class Cgroup:
                 self._create(path, made)
             if self.mode == "unified":
                 for path in self.directories():
-                    self.warnings += cgroupv2.enable_controllers(path)
+                    self._prepare_v2(path)
             elif "cpuset" in self.paths and self.paths["cpuset"] not in self.skipped:
                 cgroupv1.fill_cpuset(self.paths["cpuset"])
             if self.frozen():
@@ -188,6 +192,14 @@ class Cgroup:
         elif path not in self.given:
             self.given.append(path)
 
+    def _prepare_v2(self, path: str) -> None:
+        try:
+            cgroupv2.make_threaded(path)
+        except OSError as error:
+            raise kernel_error(f"make the cgroup {path} threaded, as one above it is", error, pointer=self.pointer) \
+                from None
+        self.warnings += cgroupv2.enable_controllers(path)
+
     def not_empty(self, path: str, pids: list[int]) -> ContainerError:
         """That the cgroup is somebody's."""
         return ContainerError(f"cgroup {path} is not empty: {name_pids(pids)}", pointer=self.pointer,
@@ -213,13 +225,15 @@ class Cgroup:
                     self.skipped.append(path)
                     self.warnings.append(f"cgroup {path} can't be joined ({os.strerror(number)}): left out")
                     return
-                hint = ""
-                if number == errno.EBUSY:
-                    hint = "it passes controllers on to cgroups below it, so it can't hold processes"
-                elif number == errno.EOPNOTSUPP:
-                    hint = "it is threaded, or below a threaded one"
-                raise kernel_error(f"put process {pid or os.getpid()} into the cgroup {path}", error,
-                                   syscall="write", pointer=self.pointer, hint=hint) from None
+                raise kernel_error(f"put process {pid or os.getpid()} into the cgroup {path}", error, syscall="write",
+                                   pointer=self.pointer, hint=_JOIN_HINTS.get(number, "")) from None
+
+    def not_born(self, number: int) -> PyruncError | None:
+        """That no process can be born in the cgroup, if this errno of clone3(2) says so."""
+        if number not in _JOIN_HINTS:
+            return None
+        return KernelError(f"put the init into the cgroup {self.paths['']}", syscall="clone3", errno=number,
+                           pointer=self.pointer, hint=_JOIN_HINTS[number])
 
     def open_dir(self) -> int | None:
         """A descriptor for clone3's CLONE_INTO_CGROUP, which knows v2 only; None where it won't do."""

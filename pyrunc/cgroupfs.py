@@ -127,9 +127,27 @@ def pids_in(fd: int) -> list[int]:
     except OSError as error:
         if error.errno in GONE:
             return []
-        if error.errno == errno.EOPNOTSUPP:  # a threaded cgroup: its domain, above, lists the process
+        if error.errno == errno.EOPNOTSUPP:
+            return _pids_of_threads(fd)
+        raise
+
+
+def _pids_of_threads(fd: int) -> list[int]:
+    """The processes with threads in a threaded cgroup: its domain lists them, and that may lie above ours."""
+    try:
+        threads = read("cgroup.threads", fd).split()
+    except OSError as error:
+        if error.errno in (*GONE, errno.EOPNOTSUPP):  # a domain below a threaded one: nobody can be in it
             return []
         raise
+    found: set[int] = set()
+    for thread in threads:
+        try:
+            status = read(f"/proc/{thread}/status") if thread != "0" else "Tgid: 0"
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found.update(int(line.split()[1]) for line in status.splitlines() if line.startswith("Tgid:"))
+    return sorted(found)
 
 
 def pids_at(path: str, recursive: bool = True) -> list[int]:

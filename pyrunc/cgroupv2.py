@@ -61,6 +61,22 @@ def enable_controllers(leaf: str) -> list[str]:
     return warnings
 
 
+def make_threaded(leaf: str) -> None:
+    """Have `leaf` hold processes although a cgroup above it is threaded: below such a one all have to be.
+
+    It has the controllers cpu, cpuset, perf_event and pids then.  Raises OSError.
+    """
+    level = MOUNT_POINT
+    for name in leaf[len(MOUNT_POINT) + 1 :].split("/"):
+        level += "/" + name
+        try:
+            kind = cgroupfs.read(f"{level}/cgroup.type").strip()
+        except PermissionError:
+            continue
+        if kind == "domain invalid":
+            cgroupfs.write(f"{level}/cgroup.type", "threaded")
+
+
 def _enable(directory: str) -> list[str]:
     try:
         enabled = cgroupfs.read(f"{directory}/cgroup.subtree_control").split()

@@ -8,6 +8,8 @@ small or well-formed: past the fork the other end is a process that has entered 
 from __future__ import annotations
 
 import os
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET, socket
+from _struct import unpack
 
 from .errors import PyruncError, from_data
 from .linux.fs import socketpair
@@ -58,6 +60,21 @@ class Channel:
         if message.get("kind") != kind:
             raise PyruncError(f"expected the message {kind}, got {message.get('kind')}")
         return message
+
+    def receive_descriptor(self) -> int:
+        """A descriptor, which comes in a packet of its own.  Raises EOFError when the other end is gone."""
+        connection = socket(fileno=self.fd)
+        try:
+            data, ancillary, _, _ = connection.recvmsg(_MAX_TEXT, CMSG_SPACE(4), MSG_CMSG_CLOEXEC)
+        finally:
+            connection.detach()
+        if not data:
+            raise EOFError
+        for level, kind, content in ancillary:
+            if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
+                fd: int = unpack("=i", content)[0]
+                return fd
+        raise PyruncError("expected a descriptor")
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -15,7 +15,7 @@ from . import cgroup as cgroups
 from . import devices, handover, init, mounts, namespaces, process
 from ._version import OCI_VERSION
 from .channel import Channel, pair
-from .errors import ConfigError, ContainerError, HookError, PyruncError, UsageError, kernel_error
+from .errors import ConfigError, ContainerError, HookError, KernelError, PyruncError, UsageError, kernel_error
 from .hooks import hooks_of, run_hooks
 from .lifecycle import Container
 from .linux import process as k
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .cgroup import Cgroup
     from .lifecycle import Report
     from .netdevices import NetDevices
+    from .placeholder import Placeholder
 
 # Parts of config.json that this version refuses rather than ignore: without them the container would
 # be less confined than it was asked to be.
@@ -90,7 +91,7 @@ class Creation:
 
     __slots__ = ("born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran",
                  "keep_fds", "late_join", "mounts", "namespaces", "net_devices", "options", "pid", "pidfd_socket",
-                 "process", "report")
+                 "placeholder", "process", "report")
 
     def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
                  report: Report) -> None:
@@ -106,6 +107,7 @@ class Creation:
         self.console_fd = self.pidfd_socket = -1
         self.channel: Channel | None = None
         self.net_devices: NetDevices | None = None
+        self.placeholder: Placeholder | None = None
         check_supported(bundle)
         self.namespaces = namespaces.plan(config)
         self.mounts = mounts.plan(config, bundle.path)
@@ -119,7 +121,7 @@ class Creation:
             for pointer, text in explain.steps(bundle, directory.id):
                 report("debug", explain.line(pointer, text))
         self.cgroup = self._plan_cgroup(directory.id)
-        self.late_join = self._has_small_memory() and not self.cgroup.made_by_joining
+        self.late_join = self._has_small_memory()
         now = time.time_ns()
         self.container = Container(directory, {
             "ociVersion": OCI_VERSION,
@@ -150,9 +152,10 @@ class Creation:
     def _has_small_memory(self) -> bool:
         resources = (self.bundle.config.get("linux") or {}).get("resources") or {}
         limit = (resources.get("memory") or {}).get("limit") or -1
-        # The cgroup namespace of a user namespace has to be made inside it, by a process in the cgroup.
+        # An ordinary user can't reach the user namespace of an init that a process in between has made.
         both = k.CLONE_NEWUSER | k.CLONE_NEWCGROUP
-        return 0 < limit < _SMALL_MEMORY and self.namespaces.create & both != both
+        hidden = self.namespaces.staged and self.namespaces.create & both == both and os.geteuid() != 0
+        return 0 < limit < _SMALL_MEMORY and not hidden
 
     def _check_terminal(self) -> None:
         wanted = self.process is not None and self.process.terminal
@@ -205,6 +208,7 @@ class Creation:
             # Moving a process between v1 cgroups waits for an RCU grace period, some 10 ms: let the
             # init mount meanwhile.  Only a cgroup namespace has to be made in the right place.
             if self.late_join:
+                self._hold_cgroup(channel)
                 channel.send("go")
             elif not self.namespaces.create & k.CLONE_NEWCGROUP:
                 channel.send("go")
@@ -281,7 +285,6 @@ class Creation:
             sources=self._open_sources(proc), proc=proc, fifo_fd=fifo, console_fd=console_fd,
             keep_fds=self.keep_fds, pivot=options.pivot, keyring=options.keyring,
             state=self.container.hook_state("creating", 0), joins_late=self.late_join,
-            cgroup_ns=self._cgroup_namespace(proc),
         )
         cgroup_fd = None if self.namespaces.staged or self.late_join else self.cgroup.open_dir()
         try:
@@ -290,6 +293,8 @@ class Creation:
                 lambda pid: namespaces.write_id_maps(pid, proc, config.get("linux") or {}, "/linux"),
                 lambda: init.main(plan), -1 if cgroup_fd is None else cgroup_fd)
             self.born_in_cgroup = cgroup_fd is not None
+        except KernelError as error:
+            raise (self.cgroup.not_born(error.errno) if cgroup_fd is not None else None) or error from None
         finally:
             theirs.close()
             if cgroup_fd is not None:
@@ -297,17 +302,36 @@ class Creation:
         self.report("debug", f"init is process {self.pid}")
         return plan
 
-    def _cgroup_namespace(self, proc: int) -> int:
-        if not self.late_join or not self.namespaces.create & k.CLONE_NEWCGROUP:
-            return -1
-        return self._keep(namespaces.cgroup_namespace(lambda: self.cgroup.add(0), proc))
+    def _hold_cgroup(self, channel: Channel) -> None:
+        """Have a process in the cgroup until the init joins it, where one is needed."""
+        namespace = self.namespaces.create & k.CLONE_NEWCGROUP
+        if not namespace and not self.cgroup.made_by_joining:
+            return
+        from .placeholder import Placeholder
+
+        proc = self.fds[0]
+        user_namespace = self.namespaces.user_namespace(self.pid, proc)
+        try:
+            self.placeholder = Placeholder(user_namespace, channel, proc)
+        finally:
+            if user_namespace >= 0:
+                os.close(user_namespace)
+        self.cgroup.add(self.placeholder.pid)
+        if self.cgroup.made_by_joining:
+            self._own_cgroup()
+            self._delegate()
+        if namespace:
+            self.placeholder.give_cgroup_namespace()
 
     def _join_cgroup(self) -> None:
         if not self.born_in_cgroup:
+            was_ours = self.cgroup.claimed
             self.cgroup.add(self.pid)
-            if self.cgroup.made_by_joining:
+            if not was_ours:
                 self._own_cgroup()
                 self._delegate()
+        if self.placeholder is not None:
+            self.placeholder.leave()
 
     def _limit(self) -> None:
         """The limits, once the set-up that they would hinder is done."""
@@ -365,6 +389,8 @@ class Creation:
         """Leave the host as it was; a failure in that is told, the cause is what is raised."""
         if self.channel is not None:
             self.channel.close()
+        if self.placeholder is not None:
+            self.placeholder.leave()
         try:
             if self.net_devices is not None:
                 self.net_devices.put_back()

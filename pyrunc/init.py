@@ -59,15 +59,15 @@ _STOP_SIGNALS = (1, 2, 3, 6, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30)
 class InitPlan:
     """Everything the init needs, made by the parent before the fork."""
 
-    __slots__ = ("bundle", "cgroup", "cgroup_ns", "channel", "config", "console_fd", "devices", "fifo_fd", "id",
-                 "joins_late", "keep_fds", "keyring", "mounts", "namespaces", "pivot", "proc", "process", "rootfs",
-                 "sources", "state")
+    __slots__ = ("bundle", "cgroup", "channel", "config", "console_fd", "devices", "fifo_fd", "id", "joins_late",
+                 "keep_fds", "keyring", "mounts", "namespaces", "pivot", "proc", "process", "rootfs", "sources",
+                 "state")
 
     def __init__(self, *, config: Config, bundle: str, rootfs_path: str, container_id: str, channel: Channel,
                  namespaces: NamespacePlan, mounts: list[MountStep], device_nodes: list[DeviceNode],
                  process: ProcessPlan | None, cgroup: Cgroup | None, sources: dict[int, int], proc: int,
                  fifo_fd: int, console_fd: int, keep_fds: list[int], pivot: bool, keyring: bool,
-                 state: dict[str, Any], joins_late: bool = False, cgroup_ns: int = -1) -> None:
+                 state: dict[str, Any], joins_late: bool = False) -> None:
         self.config = config
         self.bundle = bundle
         self.rootfs = rootfs_path
@@ -79,7 +79,6 @@ class InitPlan:
         self.process = process
         self.cgroup = cgroup
         self.joins_late = joins_late  # the cgroup, so its memory limit is tight
-        self.cgroup_ns = cgroup_ns  # made for us then
         self.sources = sources
         self.proc = proc
         self.fifo_fd = fifo_fd
@@ -95,7 +94,7 @@ class InitPlan:
 
     def own_fds(self) -> list[int]:
         """The descriptors the init lives on, until execve closes them."""
-        fds = [self.channel.fd, self.proc, self.fifo_fd, self.console_fd, self.cgroup_ns, *self.sources.values()]
+        fds = [self.channel.fd, self.proc, self.fifo_fd, self.console_fd, *self.sources.values()]
         fds += [join.fd for join in self.namespaces.joins]
         return [fd for fd in fds if fd >= 0]
 
@@ -149,6 +148,9 @@ def _detach(plan: InitPlan) -> None:
         os.setsid()
     except PermissionError:
         pass  # a session leader already (a pid namespace's first process can be)
+    cgroup_ns = -1
+    if plan.joins_late and namespaces.create & k.CLONE_NEWCGROUP:
+        cgroup_ns = plan.channel.receive_descriptor()  # made for us, since we aren't in the cgroup yet
     plan.channel.expect("go")
     if namespaces.create & k.CLONE_NEWUSER:
         become_root()
@@ -156,8 +158,9 @@ def _detach(plan: InitPlan) -> None:
     if plan.keyring:
         join_keyring(plan.id)
     # Only now: the namespace is rooted in the cgroup we stand in.
-    if plan.cgroup_ns >= 0:
-        k.setns(plan.cgroup_ns, k.CLONE_NEWCGROUP)
+    if cgroup_ns >= 0:
+        k.setns(cgroup_ns, k.CLONE_NEWCGROUP)
+        os.close(cgroup_ns)
     elif namespaces.create & k.CLONE_NEWCGROUP:
         k.unshare(k.CLONE_NEWCGROUP)
 

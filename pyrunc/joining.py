@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from . import cgroupfs
 from .errors import ContainerError, KernelError, UsageError, kernel_error
@@ -70,23 +69,21 @@ def _of_init(cgroup: Cgroup, init: int) -> str:
 
 
 def _join_below(cgroup: Cgroup, pid: int, below: Mapping[str, str]) -> None:
-    unified = cgroup.mode == "unified"
-    for name in below:
-        if unified and name:
-            raise UsageError(f"--cgroup {name}:{below[name]}: cgroup v2 has no controller to name here",
+    """`below` has a path by controller, or one for all of them under "" (v2's only, or the same in every hierarchy)."""
+    for name, sub in below.items():
+        if name and cgroup.mode == "unified":
+            raise UsageError(f"--cgroup {name}:{sub}: cgroup v2 has no controllers to name here",
                              hint="give the path alone")
-        if not unified and not name:
-            raise UsageError(f"--cgroup {below[name]}: needs a controller on cgroup v1", hint="as in cpu,cpuacct:PATH")
-        if name not in cgroup.paths:
-            raise ContainerError(f"--cgroup {name}: the container has no cgroup of that controller",
-                                 hint=f"it has {', '.join(sorted(cgroup.paths))}")
-    done: set[str] = set()
+        if name and name not in cgroup.paths:
+            raise ContainerError(f"--cgroup {name}:{sub}: the container has no cgroup of that controller",
+                                 hint=f"it has {', '.join(sorted(filter(None, cgroup.paths)))}")
+    targets = {}
     for name, path in cgroup.paths.items():
-        sub = below.get(name)
-        target = path if sub is None else f"{path}/{_relative(sub)}".rstrip("/")
-        if target not in done and path not in cgroup.skipped and os.path.isdir(path):
+        sub = below.get("", below.get(name, ""))
+        targets[f"{path}/{_relative(sub)}".rstrip("/")] = path
+    for target, path in targets.items():
+        if path not in cgroup.skipped:
             _write(target, pid)
-            done.add(target)
 
 
 def _relative(path: str) -> str:

@@ -85,6 +85,18 @@ class NamespacePlan:
                 os.close(join.fd)
                 self.joins.remove(join)
 
+    def user_namespace(self, pid: int, proc: int) -> int:
+        """A descriptor of the container's user namespace, which `pid` is in; -1 if it is ours.  Raises KernelError."""
+        for join in self.joins:
+            if join.flag == k.CLONE_NEWUSER:
+                return os.dup(join.fd)
+        if not self.create & k.CLONE_NEWUSER:
+            return -1
+        try:
+            return os.open(f"{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        except OSError as error:
+            raise kernel_error("open the user namespace of the init", error) from None
+
     def close(self) -> None:
         for join in self.joins:
             if join.fd >= 0:
@@ -269,38 +281,6 @@ def _join(joins: list[Join]) -> None:
 
 def _join_error(join: Join, error: OSError) -> KernelError:
     return kernel_error(join.describe(), error, pointer=join.pointer)
-
-
-def cgroup_namespace(join: Callable[[], None], proc: int) -> int:
-    """A descriptor of a new cgroup namespace rooted where `join` takes a process; nobody stays there.
-
-    For an init that is to join its cgroup last: with a namespace of its own it had to be there first.
-    """
-    ours, theirs = pair()
-    pid = clone3(0)
-    if pid == 0:
-        try:
-            ours.close()
-            join()
-            k.unshare(k.CLONE_NEWCGROUP)
-            theirs.send("made")
-            theirs.expect("opened")
-        except PyruncError as failure:
-            theirs.send_error(failure)
-        except OSError as failure:
-            theirs.send_error(kernel_error("make the cgroup namespace", failure, pointer="/linux/namespaces"))
-        finally:
-            os._exit(0)
-    theirs.close()
-    try:
-        ours.expect("made")
-        fd = os.open(f"{pid}/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-    except EOFError:
-        raise PyruncError("the process that makes the cgroup namespace died") from None
-    finally:
-        ours.close()
-        os.waitpid(pid, 0)
-    return fd
 
 
 def become_root() -> None:

@@ -110,6 +110,13 @@ def connect(user: bool, seconds: float = _CONNECT_SECONDS) -> Bus:
     raise PyruncError(f"{whose} can't be reached: {'; '.join(tried)}", hint=hint)
 
 
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimedOut("no answer in time")
+    return left
+
+
 class Bus:
     """One connection.  `removed` has the jobs that are done, by their paths, with their results."""
 
@@ -124,10 +131,13 @@ class Bus:
         self._serial = 0
         self._parser = Parser()
         self.removed: dict[str, str] = {}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket = self._open(path, deadline)
         try:
-            self._open(path, deadline)
-            self._authenticate(deadline)
+            if not self._authenticate(b"\r\nDATA", deadline):
+                self._socket.close()
+                self._socket = self._open(path, deadline)
+                if not self._authenticate(b" " + str(os.geteuid()).encode().hex().encode(), deadline):
+                    raise Disconnected("authentication failed: it was rejected")
             if is_bus:
                 self._say(deadline, "Hello")
                 self._say(deadline, "AddMatch", "s", f"type='signal',sender='{NAME}',path='{OBJECT}',"
@@ -141,35 +151,40 @@ class Bus:
     def close(self) -> None:
         self._socket.close()
 
-    def _open(self, path: str, deadline: float) -> None:
+    @staticmethod
+    def _open(path: str, deadline: float) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         pause = 0.05
-        while True:
-            self._wait_until(deadline)
-            try:
-                self._socket.connect(path)
-                return
-            except BlockingIOError:  # its queue is full
-                time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
-                pause *= 2
-            except TimeoutError:
-                raise TimedOut("nobody takes the connection") from None
+        try:
+            while True:
+                connection.settimeout(_left(deadline))
+                try:
+                    connection.connect(path)
+                    return connection
+                except BlockingIOError:  # its queue is full
+                    time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+                    pause *= 2
+                except TimeoutError:
+                    raise TimedOut("nobody takes the connection") from None
+        except BaseException:
+            connection.close()
+            raise
 
-    def _authenticate(self, deadline: float) -> None:
-        """SASL EXTERNAL without an identity: whose the socket is the other side asks the kernel.
+    def _authenticate(self, identity: bytes, deadline: float) -> bool:
+        """SASL EXTERNAL, best without an identity (`DATA` asks for the answer then): whose the socket is the other
+        side asks the kernel.  Whether it was accepted (D-Bus Specification, Authentication Protocol).
 
-        What has no answer yet is asked for with DATA (D-Bus Specification, Authentication Protocol).
+        All in one write, as libsystemd does it: had systemd yet to read BEGIN, it could read a short first
+        message with it, and would look at that only when another comes (sd-bus, bus_socket_read_auth).
         """
-        self._send(b"\0AUTH EXTERNAL\r\n", deadline)
+        self._send(b"\0AUTH EXTERNAL" + identity + b"\r\nBEGIN\r\n", deadline)
         line = self._line(deadline)
-        if line.split(b" ")[0] == b"DATA":
-            self._send(b"DATA\r\n", deadline)
+        if line == b"DATA":
             line = self._line(deadline)
-        if line.split(b" ")[0] == b"REJECTED":
-            self._send(b"AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n", deadline)
-            line = self._line(deadline)
-        if line.split(b" ")[0] != b"OK":
+        word = line.split(b" ")[0]
+        if word not in (b"OK", b"REJECTED"):
             raise Disconnected(f"authentication failed: {line.decode('ascii', 'replace')[:60]!a}")
-        self._send(b"BEGIN\r\n", deadline)
+        return word == b"OK"
 
     def _line(self, deadline: float) -> bytes:
         line = b""
@@ -182,10 +197,7 @@ class Bus:
     # Bytes
 
     def _wait_until(self, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimedOut("no answer in time")
-        self._socket.settimeout(left)
+        self._socket.settimeout(_left(deadline))
 
     def _send(self, data: bytes, deadline: float) -> None:
         self._wait_until(deadline)

@@ -132,6 +132,21 @@ def runtime(runtime_path: str, make_runtime: Callable[[str], Runtime]) -> Runtim
     return make_runtime(runtime_path)
 
 
+V2_LANE = """#!/bin/sh
+exec unshare --mount --propagation private sh -c 'umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup &&
+    exec "$@"' _ {path} "$@"
+"""
+
+
+@pytest.fixture
+def v2(runtime: Runtime, make_runtime: Callable[[str], Runtime], tmp_path: Path) -> Runtime:
+    """The runtime on a machine whose cgroups are v2 alone: each command in a mount namespace that has it so."""
+    lane = tmp_path / "v2-lane"
+    lane.write_text(V2_LANE.format(path=runtime.path))
+    lane.chmod(0o755)
+    return make_runtime(str(lane))
+
+
 @pytest.fixture
 def host(runtime: Runtime) -> Iterator[Host]:
     """The host as it was; after the test it has to be so again."""

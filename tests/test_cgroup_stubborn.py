@@ -11,10 +11,12 @@ import textwrap
 import time
 from pathlib import Path
 
-from cgroup_lanes import EVERYWHERE, lanes, made, reap, spawn, wait_for
+import pytest
+from cgroup_lanes import EVERYWHERE, lane_name, lanes, made, reap, spawn, wait_for
 
-from pyrunc import cgroupfs, cgroupv2
+from pyrunc import cgroup, cgroupfs, cgroupv2
 from pyrunc.cgroup import Cgroup
+from pyrunc.errors import ContainerError
 
 # Stubborn trees
 
@@ -145,6 +147,83 @@ def test_sigkill_reaches_the_frozen() -> None:
         wait_for(lambda: len(cg.pids()) > 4)
         cg.freeze()
         killed_and_removed(cg)
+
+
+THREADS = textwrap.dedent("""\
+    import _thread, os, signal, sys, time
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # The process stands in the threads' domain, a thread of its each in two threaded cgroups below.
+    def move(name):
+        with open(f"{sys.argv[1]}/{name}/cgroup.threads", "w") as file:
+            file.write(str(_thread.get_native_id()))
+        time.sleep(100)
+    for name in "a", "b":
+        os.mkdir(f"{sys.argv[1]}/{name}")
+        with open(f"{sys.argv[1]}/{name}/cgroup.type", "w") as file:
+            file.write("threaded")
+        _thread.start_new_thread(move, (name,))
+    time.sleep(100)
+    """)
+
+
+def threads_in(path: str) -> int:
+    try:
+        return len(cgroupfs.read(f"{path}/cgroup.threads").split())
+    except OSError:
+        return 0
+
+
+@lanes("unified")
+def test_threaded_cgroups_below() -> None:
+    """cgroup-v2.rst, Threads: their cgroup.procs can't be read; the process is its domain's, once."""
+    with made() as cg:
+        path = cg.paths[""]
+        pid = python(cg, THREADS, path)
+        wait_for(lambda: threads_in(f"{path}/a") == threads_in(f"{path}/b") == 1)
+        assert cgroupfs.read(f"{path}/cgroup.type") == "domain threaded\n"
+        assert cg.pids() == [pid]
+        cg.freeze()
+        assert cg.frozen()
+        cg.thaw()
+        killed_and_removed(cg)
+
+
+@lanes("unified")
+def test_a_threaded_cgroup_given_or_above() -> None:
+    """As runc: the container's is threaded then too, where that can be; cgroup.procs and cgroup.kill are of no use
+    there, and the domain, which lists its processes, isn't the container's."""
+    given = Path("/sys/fs/cgroup", lane_name()[1:])
+    given.mkdir()
+    try:
+        (given / "cgroup.type").write_text("threaded")
+        for name in (lane_name(), f"{lane_name()}/below/it"):
+            cg = cgroup.plan(name, "unused")
+            cg.create()
+            assert Path(cg.paths[""], "cgroup.type").read_text() == "threaded\n"
+            pids = sorted([spawn(cg, "sleep", "60"), python(cg, "import _thread, time, signal\n"
+                                                                "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+                                                                "_thread.start_new_thread(time.sleep, (60,))\n"
+                                                                "time.sleep(60)")])
+            wait_for(lambda cg=cg: threads_in(cg.paths[""]) == 3)
+            assert not cgroupv2.kill(cg.paths[""])  # the control: the kernel has no short way here
+            assert cg.pids() == pids
+            other = cgroup.plan(name, "unused")
+            with pytest.raises(ContainerError, match=f"is not empty: processes {pids[0]}, {pids[1]} are in it"):
+                other.create()
+            cg.freeze()
+            assert cg.frozen()
+            cg.signal_all(signal.SIGTERM)
+            cg.thaw()
+            wait_for(lambda pids=pids: os.waitpid(-1, os.WNOHANG)[0] == pids[0])
+            assert cg.pids() == pids[1:]
+            cg.signal_all(signal.SIGKILL)
+            reap(cg)
+            cg.destroy()
+            assert given.exists() and cg.pids() == []
+        (given / "below").rmdir()
+    finally:
+        given.rmdir()
 
 
 @lanes("unified", "legacy")

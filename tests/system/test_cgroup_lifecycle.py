@@ -15,10 +15,6 @@ import pytest
 from support import Bundle, Host, Runtime, wait_for
 
 ROOT = Path("/sys/fs/cgroup")
-V2_LANE = """#!/bin/sh
-exec unshare --mount --propagation private sh -c 'umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup &&
-    exec "$@"' _ {path} "$@"
-"""
 
 
 def cgroups_of(pid: int) -> dict[str, str]:
@@ -42,15 +38,6 @@ def name(host: Host) -> Iterator[str]:
     """A cgroup name of our own; nothing of it may be left that the test did not make."""
     name = f"pyrunc-{uuid.uuid4().hex[:10]}"
     yield name
-
-
-@pytest.fixture
-def v2(runtime: Runtime, make_runtime: Callable[[str], Runtime], tmp_path: Path) -> Runtime:
-    """The runtime on a machine whose cgroups are v2 alone: each command in a mount namespace that has it so."""
-    lane = tmp_path / "v2-lane"
-    lane.write_text(V2_LANE.format(path=runtime.path))
-    lane.chmod(0o755)
-    return make_runtime(str(lane))
 
 
 # Where it is
@@ -314,6 +301,31 @@ def test_v2_a_cgroup_given_is_kept(v2: Runtime, bundle: Bundle, host: Host, name
         assert v2_directories(name) == [base / name]
     finally:
         (base / name).rmdir()
+
+
+def test_v2_a_cgroup_given_that_passes_controllers_on(v2: Runtime, bundle: Bundle, host: Host, name: str) -> None:
+    """cgroup-v2.rst, No Internal Process Constraint: it can't hold the init, which is said in a line."""
+    base = ROOT / "unified" if (ROOT / "unified").exists() else ROOT
+    bundle.linux["cgroupsPath"] = f"/{name}"
+    passed_on = (base / "cgroup.subtree_control").read_text().split()
+    assert v2.run(bundle, "true").code == 0  # the control; and it has passed all controllers down to there
+    (base / name).mkdir()
+    try:
+        available = (base / name / "cgroup.controllers").read_text().split()
+        assert available, "this machine's v2 hierarchy has no controllers"
+        (base / name / "cgroup.subtree_control").write_text(f"+{available[0]}")
+        for namespaces in ("plain", "staged"):
+            if namespaces == "staged":
+                bundle.namespace("time")
+            result = v2.run(bundle, "true")
+            assert result.code == 1 and len(result.errors) == 1, result
+            assert "/linux/cgroupsPath" in result.err and f"the cgroup /sys/fs/cgroup/{name}: " in result.err, result
+            assert "EBUSY" in result.err and "passes controllers on to cgroups below it" in result.err, result
+            assert list(v2.root.iterdir()) == []
+    finally:
+        (base / name).rmdir()
+        for controller in set((base / "cgroup.subtree_control").read_text().split()) - set(passed_on):
+            (base / "cgroup.subtree_control").write_text(f"-{controller}")
 
 
 def test_a_dead_init_is_not_mistaken_for_another_process(runtime: Runtime, bundle: Bundle, host: Host) -> None:

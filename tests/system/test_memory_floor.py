@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
-from container_cgroup import ContainerCgroup, resources
+from container_cgroup import ContainerCgroup, is_v2, resources
 from support import Bundle, Host, Runtime
 
 MiB, KiB = 1 << 20, 1 << 10
@@ -19,10 +20,29 @@ def limited(bundle: Bundle, limit: int) -> Bundle:
     return bundle.args("true")
 
 
+HOST_ID = 210000
+
+
+def in_namespaces(bundle: Bundle, which: str) -> Bundle:
+    """In a cgroup namespace, or in one that belongs to a user namespace of the container's."""
+    if which != "host's cgroup namespace":
+        bundle.namespace("cgroup")
+    if which == "user and cgroup":
+        mapping = [{"containerID": 0, "hostID": HOST_ID, "size": 65536}]
+        bundle.namespace("user").linux.update(uidMappings=mapping, gidMappings=mapping)
+        for path in (bundle.rootfs, *bundle.rootfs.rglob("*")):
+            os.chown(path, HOST_ID, HOST_ID, follow_symlinks=False)
+        for above in bundle.path, *bundle.path.parents:
+            if above.stat().st_mode & 0o011 != 0o011:  # pytest makes them for their owner alone
+                above.chmod(above.stat().st_mode | 0o011)
+    return bundle
+
+
 @pytest.mark.parametrize("limit", STEPS[:4], ids=lambda limit: f"{limit // MiB} MiB")
-def test_true_runs(runtime: Runtime, bundle: Bundle, host: Host, limit: int) -> None:
+@pytest.mark.parametrize("namespaces", ["host's cgroup namespace", "cgroup", "user and cgroup"])
+def test_true_runs(runtime: Runtime, bundle: Bundle, host: Host, limit: int, namespaces: str) -> None:
     """With that much (and no swap) busybox `true` runs, by `run` and by create and start."""
-    result = runtime.run(limited(bundle, limit))
+    result = runtime.run(limited(in_namespaces(bundle, namespaces), limit))
     assert result.code == 0 and result.err == "", result
     container = runtime.create(bundle)
     cgroup = ContainerCgroup(runtime.state(container)["pid"])
@@ -30,6 +50,32 @@ def test_true_runs(runtime: Runtime, bundle: Bundle, host: Host, limit: int) -> 
     assert runtime("start", container).code == 0
     runtime.wait(container)
     assert cgroup.oom_kills() == 0
+
+
+@pytest.mark.parametrize("namespaces", ["cgroup", "user and cgroup"])
+def test_the_cgroup_namespace_is_the_containers(runtime: Runtime, bundle: Bundle, host: Host, namespaces: str) -> None:
+    """Made before the init is in its cgroup, it is rooted there all the same; the control has no tight limit."""
+    procs = "/sys/fs/cgroup/" + ("" if is_v2() else "memory/") + "cgroup.procs"
+    for limit in (MiB, -1):
+        resources(in_namespaces(bundle, namespaces), memory={"limit": limit})
+        result = runtime.run(bundle, f"cut -d: -f3 /proc/self/cgroup | sort -u; head -n1 {procs}")
+        assert result.code == 0 and result.lines == ["/", "1"], (limit, result)
+
+
+def test_a_user_namespace_that_is_joined(runtime: Runtime, bundle: Bundle, make_bundle: Callable[[str], Bundle],
+                                         host: Host) -> None:
+    """The cgroup namespace belongs to the user namespace of another container then."""
+    first = runtime.create(in_namespaces(make_bundle("first"), "user and cgroup").args("sleep 1000"))
+    pid = runtime.state(first)["pid"]
+    in_namespaces(bundle, "user and cgroup").namespace("user", f"/proc/{pid}/ns/user")
+    for name in ("uidMappings", "gidMappings"):
+        bundle.linux.pop(name)
+    result = runtime.run(limited(bundle, MiB).args("true"))
+    assert result.code == 0 and result.err == "", result
+    resources(bundle, memory={"limit": 8 * MiB})
+    result = runtime.run(bundle, "cut -d: -f3 /proc/self/cgroup | sort -u; readlink /proc/self/ns/user")
+    assert result.lines == ["/", os.readlink(f"/proc/{pid}/ns/user")], result
+    assert runtime("delete", "--force", first).code == 0
 
 
 def floor(runtime: Runtime, bundle: Bundle) -> int:

@@ -201,15 +201,32 @@ def test_what_stays_behind_is_killed(systemd: SystemdRuntime, bundle: Bundle, ho
     bundle.without("pid")
     container = systemd.create(bundle.args("trap '' TERM; setsid sh -c \"trap '' TERM; sleep 1000\" & sleep 1000"))
     assert systemd("start", container).code == 0
-    wait_for(lambda: len((cgroup / "cgroup.procs").read_text().split()) >= 3, "all of them")
+    wait_for(lambda: len((cgroup / "cgroup.procs").read_text().split()) == 2, "both of them")
     assert systemd("delete", "--force", container, timeout=15).code == 0
     assert not cgroup.exists()
 
 
-def test_small_memory(systemd: SystemdRuntime, bundle: Bundle, host: Host) -> None:
-    scope(bundle, "small")
-    bundle.linux["resources"] = {"memory": {"limit": 8 << 20, "swap": 8 << 20}}
-    assert systemd.run(bundle, "echo lives").lines == ["lives"]
+@pytest.mark.parametrize("namespace", [False, True], ids=["host's cgroup namespace", "cgroup namespace"])
+@pytest.mark.parametrize("limit", [8, 4, 2, 1], ids=lambda limit: f"{limit} MiB")
+def test_small_memory(systemd: SystemdRuntime, bundle: Bundle, host: Host, limit: int, namespace: bool) -> None:
+    """A unit can't be without a process: until the init joins, another one is in it, which has gone then."""
+    unit, cgroup = scope(bundle, "small")
+    bundle.without("cgroup")
+    if namespace:
+        bundle.namespace("cgroup")
+    bundle.linux["resources"] = {"memory": {"limit": limit << 20, "swap": limit << 20}}
+    container = systemd.create(bundle.args("true"))
+    pid = systemd.state(container)["pid"]
+    assert (cgroup / "cgroup.procs").read_text() == f"{pid}\n"
+    assert (cgroup / "memory.max").read_text() == f"{limit << 20}\n"
+    assert show(unit, "ActiveState", "MemoryMax") == {"ActiveState": "active", "MemoryMax": str(limit << 20)}
+    assert systemd("start", container).code == 0
+    systemd.wait(container)
+    assert "oom_kill 0" in (cgroup / "memory.events").read_text().splitlines()
+    assert systemd("delete", container).code == 0
+    assert not cgroup.exists()
+    assert systemd.run(bundle, "cat /proc/self/cgroup").lines == [
+        "0::/" if namespace else f"0::/{cgroup.relative_to(CGROUPS)}"]
 
 
 def test_cycles(systemd: SystemdRuntime, bundle: Bundle, host: Host) -> None:
