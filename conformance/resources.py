@@ -89,6 +89,7 @@ def block_rows(device: str) -> Iterator[Row]:
 
 def rows(device: str) -> list[Row]:
     """Every field of linux.resources, some with more than one value."""
+    rdma = rdma_device()
     fuse = {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"}
     everything = {"allow": False, "access": "rwm"}
     return [
@@ -129,8 +130,8 @@ def rows(device: str) -> list[Row]:
         Row("/network/classID", {"network": {"classID": 1048577}}, ["net_cls/net_cls.classid"]),
         Row("/network/priorities/0/priority", {"network": {"priorities": [{"name": "lo", "priority": 5}]}},
             ["net_prio/net_prio.ifpriomap"], line="lo"),
-        Row("/rdma/{}/hcaHandles", {"rdma": {"mlx5_0": {"hcaHandles": 2}}}, ["rdma/rdma.max"], ["rdma.max"], "mlx5_0"),
-        Row("/rdma/{}/hcaObjects", {"rdma": {"mlx5_0": {"hcaObjects": 9}}}, ["rdma/rdma.max"], ["rdma.max"], "mlx5_0"),
+        Row("/rdma/{}/hcaHandles", {"rdma": {rdma: {"hcaHandles": 2}}}, ["rdma/rdma.max"], ["rdma.max"], rdma),
+        Row("/rdma/{}/hcaObjects", {"rdma": {rdma: {"hcaObjects": 9}}}, ["rdma/rdma.max"], ["rdma.max"], rdma),
         Row("/unified/memory.high", {"unified": {"memory.high": "33554432"}}, [], ["memory.high"]),
         Row("/unified/memory.oom.group", {"unified": {"memory.oom.group": "1"}}, [], ["memory.oom.group"]),
         Row("/unified/pids.max", {"unified": {"pids.max": "77"}, "pids": {"limit": 100}}, [], ["pids.max"]),
@@ -180,6 +181,14 @@ def disk() -> str:
     """MAJOR:MINOR of a block device that can be throttled."""
     names = sorted(os.listdir("/sys/block"), key=lambda name: (not name.startswith(("loop", "vd", "sd")), name))
     return Path("/sys/block", names[0], "dev").read_text().strip() if names else "7:0"
+
+
+def rdma_device() -> str:
+    """One of this host's, or the name of one that isn't there."""
+    try:
+        return min(os.listdir("/sys/class/infiniband"), default="mlx5_0")
+    except FileNotFoundError:
+        return "mlx5_0"
 
 
 def config(resources: Mapping[str, Any], cgroups_path: str) -> dict[str, Any]:

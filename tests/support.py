@@ -17,7 +17,8 @@ from typing import Any
 BUSYBOX = "/bin/busybox"
 PYRUNC = str(Path(sys.prefix) / "bin" / "pyrunc")
 GLIBCS_OWN = (32, 33)  # the signals that glibc keeps to itself, and hides from its signal calls
-WAIT = 20.0  # seconds for something that happens at once
+SLOW = 10 if os.environ.get("PYRUNC_VM") else 1  # an emulated machine, whose processors others use as well
+WAIT = 20.0 * SLOW  # seconds for something that happens at once
 
 
 class Result:
@@ -114,7 +115,7 @@ class Runtime:
         out = self.root.parent / f"out-{uuid.uuid4().hex}"
         err = out.with_name(out.name + "-err")
         with open(out, "w+b") as out_file, open(err, "w+b") as err_file:
-            done = subprocess.run(self.command(*words), stdout=out_file, stderr=err_file, timeout=timeout,
+            done = subprocess.run(self.command(*words), stdout=out_file, stderr=err_file, timeout=timeout * SLOW,
                                   input=stdin.encode(), **kwargs)
             result = Result(done.returncode, out.read_text(errors="replace"), err.read_text(errors="replace"))
         out.unlink()
@@ -140,7 +141,8 @@ class Runtime:
         self.ids.append(container_id)
         with open(output or os.devnull, "ab") as file, open(f"{self.root}-create-err", "w+b") as err:
             done = subprocess.run(self.command("create", *options, "--bundle", bundle.path, container_id),
-                                  stdin=subprocess.DEVNULL, stdout=file, stderr=file if output else err, timeout=60,
+                                  stdin=subprocess.DEVNULL, stdout=file, stderr=file if output else err,
+                                  timeout=60 * SLOW,
                                   pass_fds=())
             err.seek(0)
             assert done.returncode == 0, err.read().decode() + (output.read_text() if output else "")
@@ -157,7 +159,7 @@ class Runtime:
 
     def clean_up(self) -> None:
         for container_id in self.ids:
-            subprocess.run(self.command("delete", "--force", container_id), capture_output=True, timeout=60)
+            subprocess.run(self.command("delete", "--force", container_id), capture_output=True, timeout=60 * SLOW)
 
 
 def wait_for(condition: Any, what: str, timeout: float = WAIT) -> None:
@@ -204,7 +206,7 @@ class Host:
 
     def assert_unchanged(self) -> None:
         """Everything is as it was when this was made; what is still going is given a moment."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 5 * SLOW
         while (now := self.look()) != self.before and time.monotonic() < deadline:
             time.sleep(0.05)
         changed = {what: {"gone": sorted(set(self.before[what]) - set(now[what])),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from container_cgroup import ROOT, is_v2, resources
-from support import Bundle, Host, Runtime
+from support import SLOW, Bundle, Host, Runtime
 
 MiB = 1 << 20
 #: Cgroups that are gone but for a page of memory charged to them linger until memory is short.
@@ -58,7 +58,7 @@ def reap() -> None:
 def test_cycles_leave_the_trees_as_found(runtime: Runtime, bundle: Bundle, host: Host, long: bool, way: str,
                                          record_property: Callable[[str, object], None]) -> None:
     """A create and a delete, sixty times (five hundred with --long), absolute and relative paths in turn."""
-    cycles = (500 if long else 60) if way == "created" else (100 if long else 20)
+    cycles = ((500 if long else 60) if way == "created" else (100 if long else 20)) // SLOW
     prefix = f"pyrunc-cycle-{uuid.uuid4().hex[:8]}"
     resources(bundle, memory={"limit": 64 * MiB}, pids={"limit": 50}, cpu={"shares": 200})
     bundle.args("sleep 100" if way == "killed" else "true").save()

@@ -40,6 +40,32 @@ def name(host: Host) -> Iterator[str]:
     yield name
 
 
+# When it is limited
+
+READ_LIMIT = """pid=$(sed -n 's/.*"pid": *\\([0-9]*\\).*/\\1/p')
+cat "{place}$(sed -n 's/^[0-9]*:{controller}://p' /proc/$pid/cgroup)/{file}" > {out}"""
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("kind", ["prestart", "createRuntime"])
+def test_limited_before_the_hooks_of_create(runtime: Runtime, v2: Runtime, bundle: Bundle, host: Host, tmp_path: Path,
+                                            kind: str, version: str) -> None:
+    """A hook of create's (runtime.md, Lifecycle) finds the limits in place, as with runc: some go by them."""
+    controller, place, file, resources = {
+        "v1": ("pids", ROOT / "pids", "pids.max", {"pids": {"limit": 77}}),
+        "v2": ("", ROOT, "cgroup.max.descendants", {"unified": {"cgroup.max.descendants": "77"}}),
+    }[version]
+    out = tmp_path / "out"
+    script = READ_LIMIT.format(controller=controller, place=place, file=file, out=out)
+    bundle.config["hooks"] = {kind: [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+    each = runtime if version == "v1" else v2
+    unlimited = bundle.linux["resources"]
+    for limits, found in ((resources, "77\n"), ({}, "max\n")):
+        bundle.linux["resources"] = {**unlimited, **limits}
+        result = each.run(bundle, "true")
+        assert result.code == 0 and out.read_text() == found, result
+
+
 # Where it is
 
 @pytest.mark.parametrize("shape", ["default", "absolute", "relative", "nested", "dots"])

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Bundle, Host, Runtime
+from support import Bundle, Host, Runtime, wait_for
 
 LIMITS: dict[str, Any] = {"memory": {"limit": 96 << 20}, "pids": {"limit": 33},
                           "cpu": {"quota": 80000, "period": 100000, "cpus": "0"}}
@@ -28,6 +30,18 @@ def limit(bundle: Bundle, resources: dict[str, Any] = LIMITS) -> Bundle:
 def follow(runtime: Runtime, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(runtime.command("events", *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             text=True)
+
+
+def wait_until_it_watches(watcher: subprocess.Popen[str]) -> None:
+    """It has the container's init in its poll, which it takes there last."""
+    def polls() -> bool:
+        links = []
+        for fd in Path(f"/proc/{watcher.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                links.append(os.readlink(fd))
+        return any("pidfd" in link for link in links) and any("memory." in link for link in links)
+
+    wait_for(lambda: watcher.poll() is not None or polls(), "events to watch")
 
 
 def keys(value: Any, place: str = "") -> set[str]:
@@ -47,10 +61,7 @@ def test_stats_beside_runcs(runtime: Runtime, bundle: Bundle, host: Host, make_r
     for each, place in ((runtime, bundle), (make_runtime("runc"), make_bundle("other"))):
         container = each.create(limit(place).args(BUSY + "; mkfifo /tmp/p; touch /done; read x < /tmp/p"))
         assert each("start", container).code == 0
-        deadline = time.monotonic() + 20
-        while not (place.rootfs / "done").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for((place.rootfs / "done").exists, "the work to be done", timeout=120)
         result = each("events", "--stats", container)
         assert result.code == 0 and len(result.lines) == 1, result
         event = json.loads(result.out)
@@ -76,14 +87,20 @@ def test_stats_beside_runcs(runtime: Runtime, bundle: Bundle, host: Host, make_r
 
 
 def test_stats_every_interval(runtime: Runtime, bundle: Bundle, host: Host) -> None:
-    container = runtime.create(bundle.args("sleep 1"))
+    container = runtime.create(bundle.args("mkfifo /p; read x < /p"))
     assert runtime("start", container).code == 0
     watcher = follow(runtime, "--interval", "150ms", container)
-    out, err = watcher.communicate(timeout=20)
+    assert watcher.stdout and watcher.stderr
+    lines = [watcher.stdout.readline() for _ in range(3)]
+    wait_for((bundle.rootfs / "p").exists, "the container to wait")
+    (bundle.rootfs / "p").write_text("on\n")
+    out, err = watcher.communicate(timeout=60)
     assert (watcher.returncode, err) == (0, "")  # it ended with the container, which is not deleted yet
-    events = [json.loads(line) for line in out.splitlines()]
-    assert 3 <= len(events) <= 8 and {event["type"] for event in events} == {"stats"}
-    assert all(event["data"]["pids"]["current"] == 1 for event in events)
+    events = [json.loads(line) for line in [*lines, *out.splitlines()]]
+    assert {event["type"] for event in events} == {"stats"}
+    used = [event["data"]["cpu"]["usage"]["total"] for event in events]
+    assert used == sorted(used)
+    assert all(event["data"]["pids"]["current"] == 1 for event in events[:3])
 
 
 HOG = "exec tail -c 200m /dev/zero"
@@ -93,9 +110,9 @@ HOG = "exec tail -c 200m /dev/zero"
 def test_out_of_memory_is_told_before_the_end(runtime: Runtime, bundle: Bundle, host: Host, script: str) -> None:
     container = runtime.create(limit(bundle, {"memory": {"limit": 24 << 20}}).args(script))
     watcher = follow(runtime, "--interval", "1h", container)
-    time.sleep(0.5)  # until it watches
+    wait_until_it_watches(watcher)
     assert runtime("start", container).code == 0
-    out, err = watcher.communicate(timeout=20)
+    out, err = watcher.communicate(timeout=60)
     assert (watcher.returncode, err) == (0, "")
     assert [json.loads(line) for line in out.splitlines()] == [{"type": "oom", "id": container}]
 
@@ -106,13 +123,11 @@ def test_out_of_memory_and_gone_at_once(runtime: Runtime, bundle: Bundle, host: 
     container = runtime.new_id()
     run = subprocess.Popen(runtime.command("run", "--bundle", bundle.path, container), stdin=subprocess.PIPE,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
-    while runtime("state", container).out.find('"running"') < 0:
-        assert time.monotonic() < deadline
+    wait_for(lambda: '"running"' in runtime("state", container).out, "it to run")
     watcher = follow(runtime, "--interval", "1h", container)
-    time.sleep(0.5)
-    run.communicate(b"\n", timeout=20)
-    out, err = watcher.communicate(timeout=20)
+    wait_until_it_watches(watcher)
+    run.communicate(b"\n", timeout=60)
+    out, err = watcher.communicate(timeout=60)
     assert (watcher.returncode, err) == (0, "")
     assert [json.loads(line) for line in out.splitlines()] == [{"type": "oom", "id": container}]
 
@@ -122,22 +137,24 @@ def test_a_killed_container_is_not_out_of_memory(runtime: Runtime, bundle: Bundl
     container = runtime.create(limit(bundle).args("sleep 100"))
     assert runtime("start", container).code == 0
     watcher = follow(runtime, "--interval", "1h", container)
-    time.sleep(0.5)
+    wait_until_it_watches(watcher)
     assert watcher.poll() is None
     assert runtime("delete", "--force", container).code == 0
-    out, err = watcher.communicate(timeout=20)
+    out, err = watcher.communicate(timeout=60)
     assert (watcher.returncode, out, err) == (0, "", "")
 
 
 def test_it_ends_with_the_last_process(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     """Without a pid namespace the init's end isn't the container's processes'."""
-    container = runtime.create(bundle.without("pid").args("sleep 1.5 & exec true"))
+    container = runtime.create(bundle.without("pid").args("mkfifo /p; (read x < /p) & exec true"))
     watcher = follow(runtime, "--interval", "1h", container)
-    time.sleep(0.3)
-    start = time.monotonic()
+    wait_until_it_watches(watcher)
     assert runtime("start", container).code == 0
-    assert watcher.wait(timeout=20) == 0
-    assert time.monotonic() - start > 1.2
+    runtime.wait(container)
+    time.sleep(0.5)  # the control: it would have ended by now
+    assert watcher.poll() is None
+    (bundle.rootfs / "p").write_text("on\n")
+    assert watcher.wait(timeout=60) == 0
     watcher.communicate()
 
 
@@ -145,7 +162,7 @@ def test_the_reader_may_go(runtime: Runtime, bundle: Bundle, host: Host) -> None
     container = runtime.create(bundle.args("sleep 100"))
     done = subprocess.run(["sh", "-c", '"$@" | head -n 1', "_", *runtime.command("events", "--interval", "50ms",
                                                                                  container)],
-                          capture_output=True, text=True, timeout=20)
+                          capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout)["type"] == "stats" and done.stderr == ""
 
 

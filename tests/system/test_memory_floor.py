@@ -62,6 +62,7 @@ def test_the_cgroup_namespace_is_the_containers(runtime: Runtime, bundle: Bundle
         assert result.code == 0 and result.lines == ["/", "1"], (limit, result)
 
 
+@pytest.mark.vm_short
 def test_a_user_namespace_that_is_joined(runtime: Runtime, bundle: Bundle, make_bundle: Callable[[str], Bundle],
                                          host: Host) -> None:
     """The cgroup namespace belongs to the user namespace of another container then."""

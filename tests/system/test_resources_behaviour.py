@@ -74,6 +74,7 @@ class Events:
         self.process.wait()
 
 
+@pytest.mark.vm_short
 def test_events_tell_of_the_kill_before_the_exit(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
     """The event is there while the container still runs; without its cgroup `events` ends."""
     resources(bundle, memory={"limit": LIMIT, "swap": LIMIT})
@@ -260,6 +261,7 @@ DENIED = "Operation not permitted"
 DENY_ALL = {"allow": False, "access": "rwm"}
 
 
+@pytest.mark.vm_short
 def test_a_denied_device_cannot_be_opened(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     """config-linux.md, Allowed Device list: a real node, which opens with the rule and doesn't without."""
     denied = opened(runtime, bundle, DENY_ALL)

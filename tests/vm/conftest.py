@@ -8,11 +8,14 @@ where pytest puts tmp_path and with it every bundle).  The fixtures are those of
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 MACHINE = os.environ.get("PYRUNC_VM", "")
+RDMA = "siw0"  # what the fixture `rdma` makes
 MARKERS = {"controllers": "vm", "systemd": "vm_systemd"}
 
 if not MACHINE:
@@ -37,3 +40,12 @@ def blank_disk() -> Path:
     disk = Path(os.environ["PYRUNC_VM_DISK"])
     assert disk.is_block_device()
     return disk
+
+
+@pytest.fixture(scope="session")
+def rdma() -> Iterator[str]:
+    """The name of a device of RDMA: over TCP in software, on the loopback interface."""
+    subprocess.run(["modprobe", "siw"], check=True)
+    subprocess.run(["rdma", "link", "add", RDMA, "type", "siw", "netdev", "lo"], check=True)
+    yield RDMA
+    subprocess.run(["rdma", "link", "delete", RDMA], check=True)

@@ -6,6 +6,8 @@ The same tests as tests/system has, on a kernel with every v2 controller; and wh
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from container_cgroup import ContainerCgroup, is_v2, resources
 from support import Bundle, Host, Runtime, wait_for
@@ -13,6 +15,7 @@ from system import (
     test_cgroup_cycles,
     test_device_access,
     test_events,
+    test_exec_cgroup,
     test_memory_floor,
     test_pause,
     test_ps,
@@ -23,17 +26,24 @@ from system import (
 )
 from system.test_resources_behaviour import HOG, LIMIT, SIGKILLED
 
+from conformance import resources as conformance
+
 pytestmark = pytest.mark.vm
 
 disk = test_resources_behaviour.disk  # the fixtures that they use
-found = test_resources_table.found
 lane = test_device_access.lane
 container = test_update.container
 limits = test_update.limits
-for module in (test_cgroup_cycles, test_device_access, test_events, test_memory_floor, test_pause, test_ps,
-               test_resources_bad, test_resources_behaviour, test_resources_table, test_update):
-    globals().update({name: test for name, test in vars(module).items()
-                      if name.startswith("test_") and "_on_v1_" not in name})
+name = test_exec_cgroup.name
+for module in (test_cgroup_cycles, test_device_access, test_events, test_exec_cgroup, test_memory_floor, test_pause,
+               test_ps, test_resources_bad, test_resources_behaviour, test_resources_table, test_update):
+    globals().update({key: test for key, test in vars(module).items()
+                      if key.startswith("test_") and "_on_v1_" not in key and not key.startswith("test_v1_")})
+
+
+@pytest.fixture
+def found(runtime_path: str, rdma: str) -> list[dict[str, Any]]:
+    return conformance.table([runtime_path, "runc"])
 
 
 @pytest.fixture(autouse=True)

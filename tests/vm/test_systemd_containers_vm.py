@@ -64,6 +64,7 @@ def scope(bundle: Bundle, name: str, slice: str = "pyrunctest-c.slice") -> tuple
     return f"pyrunc-{name}.scope", CGROUPS / "pyrunctest.slice" / slice / f"pyrunc-{name}.scope"
 
 
+@pytest.mark.vm_short
 def test_a_life(systemd: SystemdRuntime, beside: SystemdRuntime, bundle: Bundle, host: Host) -> None:
     """The unit, its properties and its files, as runc makes them; and nothing of it after delete."""
     bundle.linux["resources"] = LIMITS
@@ -91,6 +92,7 @@ def test_a_life(systemd: SystemdRuntime, beside: SystemdRuntime, bundle: Bundle,
     assert found[0][0]["MemoryMax"] == str(64 << 20) and found[0][0]["ActiveState"] == "active"
 
 
+@pytest.mark.vm_short
 def test_the_cgroup_namespace_is_rooted_in_the_scope(systemd: SystemdRuntime, bundle: Bundle, host: Host) -> None:
     scope(bundle, "namespace")
     result = systemd.run(bundle, "cat /proc/self/cgroup")
@@ -109,6 +111,7 @@ def test_delegated(systemd: SystemdRuntime, bundle: Bundle, host: Host) -> None:
     assert not cgroup.exists()
 
 
+@pytest.mark.vm_short
 def test_pause_ps_and_update(systemd: SystemdRuntime, bundle: Bundle, host: Host) -> None:
     """update tells systemd too; what the kernel refuses leaves both as they were."""
     unit, cgroup = scope(bundle, "update")
@@ -129,6 +132,7 @@ def test_pause_ps_and_update(systemd: SystemdRuntime, bundle: Bundle, host: Host
     assert (cgroup / "pids.max").read_text() == "55\n"
 
 
+@pytest.mark.vm_short
 def test_devices(systemd: SystemdRuntime, bundle: Bundle, host: Host) -> None:
     """What config.json denies nobody can open, before and after systemd has gone over its units."""
     unit, _ = scope(bundle, "devices")
@@ -202,12 +206,13 @@ def test_what_stays_behind_is_killed(systemd: SystemdRuntime, bundle: Bundle, ho
     container = systemd.create(bundle.args("trap '' TERM; setsid sh -c \"trap '' TERM; sleep 1000\" & sleep 1000"))
     assert systemd("start", container).code == 0
     wait_for(lambda: len((cgroup / "cgroup.procs").read_text().split()) == 2, "both of them")
-    assert systemd("delete", "--force", container, timeout=15).code == 0
+    assert systemd("delete", "--force", container, timeout=6).code == 0
     assert not cgroup.exists()
 
 
 @pytest.mark.parametrize("namespace", [False, True], ids=["host's cgroup namespace", "cgroup namespace"])
-@pytest.mark.parametrize("limit", [8, 4, 2, 1], ids=lambda limit: f"{limit} MiB")
+@pytest.mark.parametrize("limit", [8, 4, 2, pytest.param(1, marks=pytest.mark.vm_short)],
+                         ids=lambda limit: f"{limit} MiB")
 def test_small_memory(systemd: SystemdRuntime, bundle: Bundle, host: Host, limit: int, namespace: bool) -> None:
     """A unit can't be without a process: until the init joins, another one is in it, which has gone then."""
     unit, cgroup = scope(bundle, "small")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support import Bundle, Host, Runtime
 
+pytestmark = pytest.mark.vm_short
+
 CGROUPS = Path("/sys/fs/cgroup")
 both = [pytest.mark.vm, pytest.mark.vm_systemd]
 
