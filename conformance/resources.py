@@ -165,7 +165,7 @@ EXPLANATIONS: list[Explanation] = [
     Explanation("", "/cpu/burst", ".*", "0|-", "since runc 1.2"),
     Explanation("", "/cpu/idle", "1", "0|-", "since runc 1.2"),
     Explanation("", "/pids/limit", "1", "max", "0 is a limit since runc 1.4"),
-    Explanation("v1", "/hugepageLimits/0/limit", "-", "refused.*", "on this hybrid host v2 has the controller: "
+    Explanation("v1", "/hugepageLimits/0/limit", r"\d+", "refused.*", "on this hybrid host v2 has the controller: "
                 "written there; runc looks at v1 only"),
 ]
 
@@ -223,16 +223,17 @@ def device_programs(directory: Path) -> str:
 
 def directory_of(pid: int, controller: str) -> Path | None:
     """The process's cgroup in that v1 controller's hierarchy, "" being v2."""
+    place = controller or ("" if version() == "v2" else "unified")
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            return ROOT / controller / path.lstrip("/")
+        if controller in controllers.split(",") and (ROOT / place).is_dir():
+            return ROOT / place / path.lstrip("/")
     return None
 
 
 def read_back(pid: int, row: Row, how: str) -> tuple[str, str]:
     """(file, value); the value is `NOTHING` where there is no such file."""
-    files = row.v2 if how == "v2" else row.v1
+    files = row.v2 if how == "v2" else [*row.v1, *row.v2]  # what v1 lacks a hybrid host may have on v2
     for file in files:
         controller, _, name = file.rpartition("/")
         directory = directory_of(pid, controller)

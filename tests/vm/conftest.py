@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 MACHINE = os.environ.get("PYRUNC_VM", "")
-RDMA = "siw0"  # what the fixture `rdma` makes
+RDMA = "rxe0"  # what the fixture `rdma` makes
 MARKERS = {"controllers": "vm", "systemd": "vm_systemd"}
 
 if not MACHINE:
@@ -44,8 +44,11 @@ def blank_disk() -> Path:
 
 @pytest.fixture(scope="session")
 def rdma() -> Iterator[str]:
-    """The name of a device of RDMA: over TCP in software, on the loopback interface."""
-    subprocess.run(["modprobe", "siw"], check=True)
-    subprocess.run(["rdma", "link", "add", RDMA, "type", "siw", "netdev", "lo"], check=True)
+    """The name of a device of RDMA: in software, over a network interface that goes nowhere."""
+    link = "rdma-test"
+    for command in (["modprobe", "--all", "dummy", "rdma_rxe"], ["ip", "link", "add", link, "type", "dummy"],
+                    ["ip", "link", "set", link, "up"], ["rdma", "link", "add", RDMA, "type", "rxe", "netdev", link]):
+        subprocess.run(command, check=True)
     yield RDMA
     subprocess.run(["rdma", "link", "delete", RDMA], check=True)
+    subprocess.run(["ip", "link", "delete", link], check=True)
