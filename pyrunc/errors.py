@@ -9,7 +9,9 @@
     │   ├── ContainerExists
     │   └── ContainerNotFound
     ├── KernelError       a system call failed
-    └── HookError         a hook failed
+    ├── HookError         a hook failed
+    └── ImageError        an image, a layer or the store is not as it has to be
+        └── RegistryError     a registry refused, or could not be reached
 
 Each error says what failed, the JSON pointer in config.json it came from, the system call and
 errno, and the remedy where there is one.  All of it is data (`to_data`), because the container
@@ -111,6 +113,20 @@ class HookError(PyruncError):
     """A hook exited non-zero, was killed or timed out."""
 
 
+class ImageError(PyruncError):
+    """An image, a layer or the store of images is not as it has to be."""
+
+
+class RegistryError(ImageError):
+    """A registry refused a request (`status`, the HTTP status, is not 0 then) or could not be reached."""
+
+    status = 0
+
+    def __init__(self, message: str, *, status: int = 0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
 def errno_text(number: int) -> str:
     """`permission denied (EACCES)`: the words clients look for, then the name to search for."""
     name = _errno.errorcode.get(number, f"errno {number}")
@@ -127,7 +143,7 @@ def kernel_error(what: str, error: OSError, *, syscall: str = "", pointer: str =
 _CLASSES: dict[str, type[PyruncError]] = {
     cls.__name__: cls
     for cls in (PyruncError, UsageError, BundleError, ConfigError, ContainerError, ContainerExists,
-                ContainerNotFound, KernelError, HookError)
+                ContainerNotFound, KernelError, HookError, ImageError, RegistryError)
 }
 
 

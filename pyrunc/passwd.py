@@ -11,34 +11,38 @@ from .paths import open_in_root, proc_reopen
 _MAX_SIZE = 10 << 20
 
 
-def home_directory(root_fd: int, proc_self: int, uid: int) -> str:
-    """The home directory of `uid`, "/" when there is no such user or the file is not a plain one."""
+def read_database(root_fd: int, proc_self: int, unsafe_path: str) -> bytes | None:
+    """The file, None when it is not there, not a plain one, or larger than any such file should be."""
     try:
         # O_PATH first: opening a device or a fifo can block or have effects.
-        place = open_in_root(root_fd, "etc/passwd")
+        place = open_in_root(root_fd, unsafe_path)
         try:
             if not stat.S_ISREG(os.fstat(place).st_mode):
-                return "/"
+                return None
             fd = proc_reopen(proc_self, place, os.O_RDONLY)
         finally:
             os.close(place)
     except OSError:
-        return "/"
+        return None
     data = b""
     try:
         while len(data) <= _MAX_SIZE:
             chunk = os.read(fd, 65536)
             if not chunk:
-                break
+                return data
             data += chunk
     except OSError:
-        return "/"
+        pass
     finally:
         os.close(fd)
-    if len(data) > _MAX_SIZE:
-        return "/"
+    return None
+
+
+def home_directory(root_fd: int, proc_self: int, uid: int) -> str:
+    """The home directory of `uid`, "/" when there is no such user or the file is not a plain one."""
+    data = read_database(root_fd, proc_self, "etc/passwd")
     wanted = str(uid).encode()
-    for line in data.split(b"\n"):
+    for line in (data or b"").split(b"\n"):
         fields = line.split(b":")
         if len(fields) >= 6 and fields[2] == wanted:
             return fields[5].decode("utf-8", "surrogateescape") or "/"

@@ -67,9 +67,8 @@ def run_in_lane(lane: str, scenario: Scenario, seconds: float = 60) -> None:
                 break
             text += piece
     os.waitpid(pid, 0)
-    # Not checked: find fails when somebody else's cgroup goes while it looks.
     left = subprocess.run(["find", str(ROOT), "-maxdepth", "3", "-name", f"pyrunc-test-{pid}*"],
-                          capture_output=True, text=True, check=False).stdout
+                          capture_output=True, text=True, check=True).stdout
     for name in set(root_control.read_text().split()) - set(passed_on):
         root_control.write_text(f"-{name}")  # as we found it
     if text or left:

@@ -16,12 +16,14 @@ import pytest
 from support import Bundle, Host, Runtime
 
 from pyrunc.cli import COMMANDS, GLOBAL_OPTIONS
+from pyrunc.cli.image import SUBCOMMANDS
 from pyrunc.cli.options import HELP, parse
 from pyrunc.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAN = ROOT / "docs" / "man" / "pyrunc.8"
+IMAGE_MAN = ROOT / "docs" / "man" / "pyrunc-image.8"
 COMPLETION = ROOT / "docs" / "completion" / "pyrunc.bash"
 NOT_OURS = {".git", ".venv", "venv", "build", "dist", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache",
             ".hypothesis"}
@@ -60,6 +62,17 @@ def test_the_manual_page_renders() -> None:
             assert (f"--{option.name}" in text) != option.hidden
     for option in GLOBAL_OPTIONS:
         assert re.search(rf"^ +--{option.name}\b", text, re.M), option.name
+
+
+def test_the_image_commands_page_renders() -> None:
+    done = run("groff", "-man", "-ww", "-Tutf8", "-P-c", IMAGE_MAN)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = re.sub(".\b", "", done.stdout)
+    assert text.startswith("PYRUNC-IMAGE(8)")
+    for command in SUBCOMMANDS:
+        assert re.search(rf"^ +pyrunc image {command}\b", text, re.M), command
+        for option in importlib.import_module(f"pyrunc.cli.image_{command}").OPTIONS:
+            assert (f"--{option.name}" in text) != option.hidden
 
 
 @pytest.mark.parametrize(("words", "expected"), [
@@ -121,6 +134,11 @@ def test_every_command_shown_exists() -> None:
         if rest[0] == "help":
             continue
         assert rest[0] in COMMANDS, f"{document}: {line}"
+        if rest[0] == "image":
+            if inline and len(rest) == 1:
+                continue
+            assert rest[1] in SUBCOMMANDS, f"{document}: {line}"
+            rest = [f"image_{rest[1]}", *rest[2:]]
         module = importlib.import_module(f"pyrunc.cli.{rest[0]}")
         try:
             parse(rest[1:], module.OPTIONS, module.ARGUMENTS, rest[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/man/pyrunc.8 and docs/completion/pyrunc.bash from the command line's own tables.
+"""Write docs/man/pyrunc.8, docs/man/pyrunc-image.8 and docs/completion/pyrunc.bash from the command line's own tables.
 
     python tools/generate_man.py            write them
     python tools/generate_man.py --check    exit 1 if they are not what would be written
@@ -20,10 +20,12 @@ sys.path.insert(0, str(HERE))
 
 from pyrunc._version import OCI_VERSION, __version__  # noqa: E402
 from pyrunc.cli import COMMANDS, GLOBAL_OPTIONS  # noqa: E402
+from pyrunc.cli.image import SUBCOMMANDS  # noqa: E402
 from pyrunc.cli.options import HELP, Argument, Option  # noqa: E402
 from pyrunc.signals import signal_name  # noqa: E402
 
 MAN = HERE / "docs" / "man" / "pyrunc.8"
+IMAGE_MAN = HERE / "docs" / "man" / "pyrunc-image.8"
 COMPLETION = HERE / "docs" / "completion" / "pyrunc.bash"
 
 DESCRIPTION = f"""\
@@ -48,6 +50,7 @@ NOTES = {
     "run": "A terminal is relayed when config.json asks for one. With --detach it returns after start.",
     "explain": "Each line is a step: the place in config.json (a JSON pointer) and what is done. It needs no "
                "privilege. pyrunc --debug create logs the same lines.",
+    "image": "Its own commands are in pyrunc-image(8).",
     "spec": "An existing config.json is never overwritten.",
     "features": "The document is described in the specification's features.md.",
     "list": "As a table, as JSON, or ids only.",
@@ -58,6 +61,44 @@ NOTES = {
     "ps": "The options go to ps(1), -ef by default; its table needs a column PID. As JSON it is a list of process ids.",
     "update": "What is left out stays as it is. If a value is rejected, none is changed. Device rules can't be.",
 }
+
+IMAGE_DESCRIPTION = """\
+Images are fetched from registries that speak the OCI distribution specification, kept in a store, unpacked into
+bundles, and made of them again. A bundle is what pyrunc(8), runc(8) and crun(1) run.
+
+A NAME is [REGISTRY/]REPOSITORY[:TAG][@DIGEST]; without a registry it is Docker Hub's, without a tag or digest latest is
+meant. In the store a digest, or the beginning of one, will do as well.
+
+Everything that comes from a registry is verified by its digest, and layers by what they hold unpacked as well."""
+
+IMAGE_NOTES = {
+    "pull": "It prints the digest of the manifest. Of an index it takes the image for this machine. What an earlier "
+            "pull left unfinished is used. Mirrors and insecure registries are those of containers-registries.conf(5) "
+            "or of containerd's hosts.toml; proxies those of the environment.",
+    "ls": "With a name only that repository's.",
+    "inspect": "With --remote the manifest or index as the registry has it.",
+    "history": "The last step comes first.",
+    "tag": "If another image has the new name, it loses it.",
+    "untag": "The image itself is removed by prune when it has no other name.",
+    "rm": "An image with several names is removed with the last of them. Nothing is removed that bundles or mounts "
+          "need.",
+    "prune": "With --all images that have a name but no bundle or mount go, too.",
+    "login": "The credentials are kept in docker's config.json (REGISTRY_AUTH_FILE and DOCKER_CONFIG name another), or "
+             "by the credential helper that it names.",
+    "logout": "Without a registry, of Docker Hub.",
+    "unpack": "The directory must not be there, or be empty. config.json is made of the image's configuration and the "
+              "options.",
+    "mount": "With a bundle alone its rootfs is mounted again, as after a restart of the machine.",
+    "umount": "A bundle stays, with what was changed in it; --rm removes it.",
+}
+IMAGE_FILES = (
+    ("/var/lib/pyrunc/images", "The store; $XDG_DATA_HOME/pyrunc/images for an ordinary user. Its directory oci is an "
+                               "OCI image layout."),
+    ("~/.docker/config.json", "Credentials."),
+    ("/etc/containers/registries.conf, /etc/containerd/certs.d/HOST/hosts.toml", "Mirrors, insecure registries."),
+    ("/etc/containers/certs.d/HOST, /etc/docker/certs.d/HOST", "Certificates of authorities (*.crt) and the client's "
+                                                               "(*.cert, *.key)."),
+)
 
 EXIT_STATUS = """\
 run without --detach exits as the container's program did, with 128 and the signal's number if a signal ended it.
@@ -104,8 +145,35 @@ def paragraphs(text: str) -> list[str]:
 
 def tables(command: str) -> tuple[tuple[Option, ...], tuple[Argument, ...]]:
     """A command's options and arguments."""
-    module = import_module(f"pyrunc.cli.{command}")
+    module = import_module(f"pyrunc.cli.{command.replace(' ', '_')}")
     return module.OPTIONS, module.ARGUMENTS
+
+
+def command_lines(command: str, summary: str, note: str) -> list[str]:
+    """The section of a command."""
+    options, arguments = tables(command)
+    words = [f"\\fI{escape(a.name)}\\fR" if a.required else f"[\\fI{escape(a.name)}\\fR]" for a in arguments]
+    shown = ["[\\fIoptions\\fR]"] if any(not option.hidden for option in options) else []
+    return [f'.SS "pyrunc {command}{"".join(" " + word for word in [*shown, *words])}"',
+            escape(summary[:1].upper() + summary[1:] + "."), escape(note), *option_lines(options)]
+
+
+def image_man() -> str:
+    """The manual page of the image commands."""
+    lines = [
+        '.\\" SPDX-License-Identifier: Apache-2.0',
+        '.\\" Generated by tools/generate_man.py; do not edit.',
+        f'.TH PYRUNC-IMAGE 8 "" "pyrunc {__version__}" "System Administration"',
+        ".SH NAME", "pyrunc-image \\- images: from a registry to a bundle, and back",
+        ".SH SYNOPSIS", ".B pyrunc image", "\\fICOMMAND\\fR [\\fIoptions\\fR] [\\fIarguments\\fR]",
+        ".SH DESCRIPTION", *paragraphs(IMAGE_DESCRIPTION), ".SH COMMANDS", escape("Each takes --help, -h as well."),
+    ]
+    for command, summary in SUBCOMMANDS.items():
+        lines += command_lines(f"image {command}", summary, IMAGE_NOTES[command])
+    lines += [".SH FILES"]
+    for name, text in IMAGE_FILES:
+        lines += [".TP", f"\\fI{escape(name)}\\fR", escape(text)]
+    return "\n".join([*lines, ".SH SEE ALSO", ".BR pyrunc (8),", ".BR skopeo (1),", ".BR umoci (1)", ""])
 
 
 def man() -> str:
@@ -122,11 +190,7 @@ def man() -> str:
         escape("Each takes --help, -h as well; pyrunc help COMMAND shows the same."),
     ]
     for command, summary in COMMANDS.items():
-        options, arguments = tables(command)
-        words = [f"\\fI{escape(a.name)}\\fR" if a.required else f"[\\fI{escape(a.name)}\\fR]" for a in arguments]
-        shown = ["[\\fIoptions\\fR]"] if any(not option.hidden for option in options) else []
-        lines += [f'.SS "pyrunc {command}{"".join(" " + word for word in [*shown, *words])}"',
-                  escape(summary[:1].upper() + summary[1:] + "."), escape(NOTES[command]), *option_lines(options)]
+        lines += command_lines(command, summary, NOTES[command])
     lines += [".SH EXIT STATUS", *paragraphs(EXIT_STATUS), ".SH FILES"]
     for name, text in FILES:
         lines += [".TP", f"\\fI{escape(name)}\\fR", escape(text)]
@@ -164,16 +228,17 @@ def completion() -> str:
         "# Sets `values` to what completes the value of option $2 of command $1 (empty: the global ones).",
         "_pyrunc_values() {", "\tcase $1 in", "\t'') case $2 in", *_case(GLOBAL_OPTIONS), "\t\tesac ;;",
     ]
-    for command in COMMANDS:
+    every = (*COMMANDS, *(f"image {command}" for command in SUBCOMMANDS))
+    for command in every:
         cases = _case(tables(command)[0])
         if cases:
-            lines += [f"\t{command}) case $2 in", *cases, "\t\tesac ;;"]
+            lines += [f"\t{command.replace(' ', '_')}) case $2 in", *cases, "\t\tesac ;;"]
     lines += ["\tesac", "\treturn 1", "}", "",
               "# Sets `options`, and `arguments` to what each argument of command $1 is.",
               "_pyrunc_words() {", "\tcase $1 in"]
-    for command in COMMANDS:
+    for command in every:
         options, arguments = tables(command)
-        lines.append(f'\t{command}) options="{_names((*options, HELP))}" '
+        lines.append(f'\t{command.replace(" ", "_")}) options="{_names((*options, HELP))}" '
                      f'arguments="{" ".join(argument.name for argument in arguments)}" ;;')
     lines += ['\thelp) options="" arguments=command ;;', "\tesac", "}", ""]
     signals = " ".join(signal_name(number).removeprefix("SIG") for number in range(1, 32))
@@ -194,6 +259,9 @@ _pyrunc() {{
 		elif [[ -z $command ]]; then
 			command=$word options=""
 			_pyrunc_words "$command"
+		elif [[ $command == image ]]; then
+			command=image_$word options=""
+			_pyrunc_words "$command"
 		else
 			((count++))
 		fi
@@ -211,6 +279,10 @@ _pyrunc() {{
 		container-id) values=$(pyrunc "${{root[@]}}" list --quiet 2>/dev/null) ;;
 		signal) values="{signals}" ;;
 		command) values="{" ".join(COMMANDS)}" ;;
+		subcommand) values="{" ".join(SUBCOMMANDS)}" ;;
+		name) [[ $command == image_* ]] && values=$(pyrunc image ls --format names 2>/dev/null) ;;
+		directory) values="<directory>" ;;
+		file) values="<file>" ;;
 		esac
 	fi
 	case $values in
@@ -225,7 +297,7 @@ complete -o filenames -F _pyrunc pyrunc
 
 def main(words: list[str]) -> int:
     stale = 0
-    for path, text in ((MAN, man()), (COMPLETION, completion())):
+    for path, text in ((MAN, man()), (IMAGE_MAN, image_man()), (COMPLETION, completion())):
         if "--check" not in words:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)

@@ -75,6 +75,75 @@ _pyrunc_values() {
 		--l3-cache-schema) values=""; return 0 ;;
 		--mem-bw-schema) values=""; return 0 ;;
 		esac ;;
+	image_pull) case $2 in
+		--platform) values=""; return 0 ;;
+		--format|-f) values="text json"; return 0 ;;
+		--creds) values=""; return 0 ;;
+		--tls-verify) values="true false"; return 0 ;;
+		--timeout) values=""; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_ls) case $2 in
+		--format|-f) values="table json names"; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_inspect) case $2 in
+		--platform) values=""; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		--creds) values=""; return 0 ;;
+		--tls-verify) values="true false"; return 0 ;;
+		--timeout) values=""; return 0 ;;
+		esac ;;
+	image_history) case $2 in
+		--format|-f) values="table json"; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_tag) case $2 in
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_untag) case $2 in
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_rm) case $2 in
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_prune) case $2 in
+		--format|-f) values="text json"; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_login) case $2 in
+		--username|-u) values=""; return 0 ;;
+		--password|-p) values=""; return 0 ;;
+		--tls-verify) values="true false"; return 0 ;;
+		esac ;;
+	image_unpack) case $2 in
+		--backend) values="copy overlay"; return 0 ;;
+		--pull) values="missing always never"; return 0 ;;
+		--cmd) values=""; return 0 ;;
+		--env|-e) values=""; return 0 ;;
+		--user|-u) values=""; return 0 ;;
+		--workdir|-w) values="<directory>"; return 0 ;;
+		--volume|-v) values=""; return 0 ;;
+		--memory|-m) values=""; return 0 ;;
+		--entrypoint) values=""; return 0 ;;
+		--hostname) values=""; return 0 ;;
+		--cap-add) values=""; return 0 ;;
+		--cap-drop) values=""; return 0 ;;
+		--uid-map) values=""; return 0 ;;
+		--gid-map) values=""; return 0 ;;
+		--platform) values=""; return 0 ;;
+		--creds) values=""; return 0 ;;
+		--tls-verify) values="true false"; return 0 ;;
+		--timeout) values=""; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_mount) case $2 in
+		--platform) values=""; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_umount) case $2 in
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
 	esac
 	return 1
 }
@@ -88,6 +157,7 @@ _pyrunc_words() {
 	exec) options="--process --cwd --env --tty --user --additional-gids --cap --no-new-privs --process-label --apparmor --detach --pid-file --console-socket --pidfd-socket --preserve-fds --cgroup --ignore-paused --help" arguments="container-id command" ;;
 	explain) options="--bundle --help" arguments="" ;;
 	features) options="--help" arguments="" ;;
+	image) options="--help" arguments="subcommand" ;;
 	kill) options="--help" arguments="container-id signal" ;;
 	list) options="--format --quiet --help" arguments="" ;;
 	pause) options="--help" arguments="container-id" ;;
@@ -98,6 +168,19 @@ _pyrunc_words() {
 	start) options="--help" arguments="container-id" ;;
 	state) options="--help" arguments="container-id" ;;
 	update) options="--resources --blkio-weight --cpu-period --cpu-quota --cpu-burst --cpu-share --cpu-rt-period --cpu-rt-runtime --cpuset-cpus --cpuset-mems --cpu-idle --memory --memory-reservation --memory-swap --pids-limit --l3-cache-schema --mem-bw-schema --help" arguments="container-id" ;;
+	image_pull) options="--platform --all-platforms --no-unpack --quiet --format --creds --tls-verify --timeout --store --help" arguments="name" ;;
+	image_ls) options="--digests --quiet --format --store --help" arguments="name" ;;
+	image_inspect) options="--config --remote --referrers --platform --store --creds --tls-verify --timeout --help" arguments="name" ;;
+	image_history) options="--no-trunc --format --store --help" arguments="name" ;;
+	image_tag) options="--store --help" arguments="name new-name" ;;
+	image_untag) options="--store --help" arguments="name" ;;
+	image_rm) options="--force --store --help" arguments="name" ;;
+	image_prune) options="--all --format --store --help" arguments="" ;;
+	image_login) options="--username --password --password-stdin --tls-verify --help" arguments="registry" ;;
+	image_logout) options="--all --help" arguments="registry" ;;
+	image_unpack) options="--backend --pull --cmd --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --uid-map --gid-map --platform --quiet --creds --tls-verify --timeout --store --help" arguments="name directory" ;;
+	image_mount) options="--platform --store --help" arguments="name directory" ;;
+	image_umount) options="--rm --store --help" arguments="directory" ;;
 	help) options="" arguments=command ;;
 	esac
 }
@@ -118,6 +201,9 @@ _pyrunc() {
 		elif [[ -z $command ]]; then
 			command=$word options=""
 			_pyrunc_words "$command"
+		elif [[ $command == image ]]; then
+			command=image_$word options=""
+			_pyrunc_words "$command"
 		else
 			((count++))
 		fi
@@ -128,13 +214,17 @@ _pyrunc() {
 	elif [[ $current == -* ]]; then
 		values=$options
 	elif [[ -z $command ]]; then
-		values="create delete events exec explain features kill list pause ps resume run spec start state update help"
+		values="create delete events exec explain features image kill list pause ps resume run spec start state update help"
 	else
 		arguments=($arguments)
 		case ${arguments[count]-} in
 		container-id) values=$(pyrunc "${root[@]}" list --quiet 2>/dev/null) ;;
 		signal) values="HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS" ;;
-		command) values="create delete events exec explain features kill list pause ps resume run spec start state update" ;;
+		command) values="create delete events exec explain features image kill list pause ps resume run spec start state update" ;;
+		subcommand) values="pull ls inspect history tag untag rm prune login logout unpack mount umount" ;;
+		name) [[ $command == image_* ]] && values=$(pyrunc image ls --format names 2>/dev/null) ;;
+		directory) values="<directory>" ;;
+		file) values="<file>" ;;
 		esac
 	fi
 	case $values in

@@ -30,6 +30,7 @@ COMMANDS = {
     "exec": "run another process in a container",
     "explain": "print what creating the bundle's container would do, without doing it",
     "features": "print what this build can do, as JSON",
+    "image": "images: from a registry to a bundle, and back",
     "kill": "send a signal to a container's init",
     "list": "list containers",
     "pause": "freeze every process of a container",
@@ -136,21 +137,28 @@ def _dispatch(args: Args, rest: list[str], context: Context) -> int:
     if args["rootless"] not in ("true", "false", "auto"):
         raise UsageError(f'--rootless is true, false or auto, not "{args["rootless"]}"')
     module = _load(name)
+    context.root, context.rootless = _state_root(args), {"true": True, "false": False}.get(args["rootless"])
+    context.systemd_cgroup = args.flag("systemd-cgroup")
+    if hasattr(module, "SUBCOMMANDS"):
+        context.command = name
+        status: int = module.dispatch(rest[1:], context)
+        return status
     given, _ = parse(rest[1:], module.OPTIONS, module.ARGUMENTS, name)
     context.command, context.container_id = name, given["container-id"]
     if given.flag("help"):
         print(usage(name, COMMANDS[name], module.OPTIONS, module.ARGUMENTS), end="")
         return 0
+    status = module.run(given, context)
+    return status
+
+
+def _state_root(args: Args) -> str:
     root = args["root"]
     if not root:
         from pyrunc.state import default_root
 
         root = default_root()
-    context.root = os.path.abspath(root)
-    context.rootless = {"true": True, "false": False}.get(args["rootless"])
-    context.systemd_cgroup = args.flag("systemd-cgroup")
-    status: int = module.run(given, context)
-    return status
+    return os.path.abspath(root)
 
 
 def _load(name: str) -> ModuleType:

@@ -35,17 +35,22 @@ class Option:
 
 
 class Argument:
-    """A positional argument; a `rest` takes all words after the ones before it, options too, and is the last."""
+    """A positional argument.
 
-    __slots__ = ("default", "help", "name", "required", "rest")
+    A `rest` takes all words after the ones before it, options too, and is the last; so is one of which
+    there may be `many`, which leaves the options alone.
+    """
+
+    __slots__ = ("default", "help", "many", "name", "required", "rest")
 
     def __init__(self, name: str, *, required: bool = True, default: str = "", help: str = "",
-                 rest: bool = False) -> None:
+                 rest: bool = False, many: bool = False) -> None:
         self.name = name
         self.required = required
         self.default = default
         self.help = help
         self.rest = rest
+        self.many = many
 
 
 class Args:
@@ -114,6 +119,9 @@ def parse(words: list[str], options: Iterable[Option], arguments: Iterable[Argum
             positional.append(word)
     if arguments is None:
         return args, positional
+    if arguments and arguments[-1].many and len(positional) > len(arguments):
+        args.rest = positional[len(arguments):]
+        del positional[len(arguments):]
     if not args.flag("help"):
         _place(positional, [argument for argument in arguments if not argument.rest], args, command)
     return args, []
@@ -160,7 +168,8 @@ def _nearest(name: str, table: dict[str, Option]) -> str:
 
 def usage(command: str, summary: str, options: Iterable[Option], arguments: Iterable[Argument]) -> str:
     """The --help of a command."""
-    words = [f"<{a.name}>" if a.required else f"[{a.name}{'...' if a.rest else ''}]" for a in arguments]
+    words = [f"<{a.name}>{'...' if a.many else ''}" if a.required else f"[{a.name}{'...' if a.rest else ''}]"
+             for a in arguments]
     lines = [f"usage: pyrunc {command} [options] {' '.join(words)}".rstrip(), "", summary, "", "options:"]
     rows = []
     for option in (*options, HELP):

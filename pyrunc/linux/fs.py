@@ -77,3 +77,8 @@ def socketpair() -> tuple[int, int]:
     call("socketpair", af_unix, sock_seqpacket_cloexec, 0, buffer)
     first, second = unpack_from("=ii", buffer)
     return int(first), int(second)
+
+
+def syncfs(fd: int) -> None:
+    """Write the file system that holds `fd` to disk.  syncfs(2)."""
+    call("syncfs", fd)

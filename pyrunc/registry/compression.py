@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inflating layers piece by piece, never more at once than asked for; and deflating new ones.
+
+A fast inflate (isal, Intel's ISA-L) serves where it is installed, else zlib.  What a layer may
+inflate to is limited by its size: gzip makes a thousand bytes of one, honest layers hardly ten.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+from pyrunc.errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+try:
+    from isal import isal_zlib
+
+    _decompressobj: Callable[..., Any] = isal_zlib.decompressobj
+    FAST = True
+except ImportError:
+    _decompressobj = zlib.decompressobj
+    FAST = False
+
+CHUNK = 1 << 20
+#: zstd's own limit for a decoder that wasn't told otherwise.
+_MAX_WINDOW = 1 << 27
+_FREE = 1 << 30  # bytes any layer may inflate to
+_RATIO = 128  # and this many for each of its own bytes
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_GZIP_LEVEL = 6
+_ZSTD_LEVEL = 3
+
+
+class Source(Protocol):
+    """Where compressed bytes come from; b"" at the end."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+def limit_for(compressed_size: int) -> int:
+    """The most a layer of that size may inflate to."""
+    return _FREE + _RATIO * compressed_size
+
+
+def inflate(source: Source, compression: str, what: str, limit: int) -> Iterator[bytes]:
+    """The contents of `source` in pieces of at most CHUNK bytes.  Raises ImageError."""
+    produced = 0
+    pieces = {"": _plain, "gzip": _gunzip, "zstd": _unzstd}[compression](source, what)
+    for piece in pieces:
+        produced += len(piece)
+        if produced > limit:
+            raise ImageError(f"{what}: it inflates to more than {limit} bytes: a decompression bomb?")
+        yield piece
+
+
+def sniff(head: bytes) -> str:
+    """How what begins with `head` is compressed."""
+    return "gzip" if head[:2] == _GZIP_MAGIC else "zstd" if head[:4] == _ZSTD_MAGIC else ""
+
+
+def _plain(source: Source, what: str) -> Iterator[bytes]:
+    while piece := source.read(CHUNK):
+        yield piece
+
+
+def _gunzip(source: Source, what: str) -> Iterator[bytes]:
+    """All members (RFC 1952, 2.2); zeros may follow, as tapes and some tools leave them, nothing else."""
+    data = source.read(CHUNK)
+    if data[:2] != _GZIP_MAGIC:
+        raise ImageError(f"{what}: it should be gzip, but isn't")
+    while data:
+        stream = _decompressobj(31)
+        while True:
+            try:
+                piece = stream.decompress(data, CHUNK)
+            except Exception as error:  # zlib.error, and isal's own of another class
+                raise ImageError(f"{what}: not gzip data: {error}") from None
+            if piece:
+                yield piece
+            if stream.eof:
+                break
+            data = stream.unconsumed_tail
+            if not data:
+                data = source.read(CHUNK)
+                if not data and not piece:
+                    raise ImageError(f"{what}: the gzip data is cut off")
+        data = stream.unused_data
+        if len(data) < 2:
+            data += source.read(CHUNK)
+        if data[:2] != _GZIP_MAGIC:
+            while data:
+                if data.strip(b"\0"):
+                    raise ImageError(f"{what}: something follows the gzip data")
+                data = source.read(CHUNK)
+
+
+def _unzstd(source: Any, what: str) -> Iterator[bytes]:
+    import zstandard
+
+    reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(
+        source, read_size=1 << 18, read_across_frames=True, closefd=False)
+    try:
+        while piece := reader.read(CHUNK):
+            yield piece
+    except zstandard.ZstdError as error:
+        raise ImageError(f"{what}: not zstd data: {error}") from None
+
+
+@final
+class Deflater:
+    """Compresses what is written to it, the same bytes for the same input; `write` goes on to `sink`."""
+
+    def __init__(self, compression: str, sink: Callable[[bytes], Any]) -> None:
+        self._sink = sink
+        self._stream: Any
+        if compression == "gzip":
+            # No name and no time in the header: the same content has the same digest.
+            self._stream = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
+        elif compression == "zstd":
+            import zstandard
+
+            self._stream = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
+        elif compression == "":
+            self._stream = None
+        else:
+            raise ImageError(f"{compression!a} is not a compression", hint="gzip, zstd or none")
+
+    def write(self, data: bytes | memoryview) -> None:
+        piece = self._stream.compress(data) if self._stream is not None else bytes(data)
+        if piece:
+            self._sink(piece)
+
+    def finish(self) -> None:
+        if self._stream is not None:
+            self._sink(self._stream.flush())

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image's configuration as a config.json of the runtime (conversion.md)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, final
+
+from pyrunc.errors import ImageError
+from pyrunc.paths import clean
+from pyrunc.signals import parse_signal
+from pyrunc.spec.default import default_config
+
+from . import users
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyrunc.spec.types import Config
+
+    from .idmap import Ownership
+    from .store import Image
+
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: What docker, podman and containerd give, and images are made for.
+CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
+                "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
+                "CAP_AUDIT_WRITE")
+#: Annotations that runtimes and their shims obey: not for an image to set (CVE-2024-3154, CVE-2026-53488).
+_RESERVED = ("org.systemd.property.", "run.oci.", "org.criu.", "containerd.io/", "io.containerd.",
+             "io.cri-containerd", "io.kubernetes.cri", "io.podman.annotations", "io.katacontainers.", "org.pyrunc.")
+
+
+@final
+class Overrides:
+    """What the command line says otherwise than the image."""
+
+    __slots__ = ("args", "cap_add", "cap_drop", "entrypoint", "env", "hostname", "memory", "mounts", "read_only",
+                 "terminal", "user", "workdir")
+
+    def __init__(self, *, args: list[str] | None = None, entrypoint: str | None = None, env: list[str] | None = None,
+                 user: str = "", workdir: str = "", hostname: str = "", terminal: bool = False, memory: int = 0,
+                 mounts: list[dict[str, Any]] | None = None, read_only: bool = False,
+                 cap_add: list[str] | None = None, cap_drop: list[str] | None = None) -> None:
+        self.args = args or []
+        self.entrypoint = entrypoint
+        self.env = env or []
+        self.user = user
+        self.workdir = workdir
+        self.hostname = hostname
+        self.terminal = terminal
+        self.memory = memory
+        self.mounts = mounts or []
+        self.read_only = read_only
+        self.cap_add = cap_add or []
+        self.cap_drop = cap_drop or []
+
+
+def convert(image: Image, root_fd: int, overrides: Overrides, ownership: Ownership, *,
+            warn: Callable[[str], None] = lambda text: None) -> Config:
+    """The config.json; names are looked up below `root_fd`, the unpacked root.  Raises ImageError."""
+    inner = image.config.inner
+    config = default_config(ownership.squash, os.geteuid(), os.getegid())
+    process = config["process"]
+    process["terminal"] = overrides.terminal
+    process["args"] = arguments(inner, overrides)
+    process["cwd"] = _workdir(overrides.workdir or inner.get("WorkingDir") or "/")
+    process["env"] = _environment(inner.get("Env") or [], overrides)
+    uid, gid, additional = users.resolve(root_fd, overrides.user or inner.get("User") or "")
+    process["user"] = {"uid": uid, "gid": gid, **({"additionalGids": additional} if additional else {})}
+    names = _capabilities(overrides)
+    # Another user than root gains them by a setuid program only, as execve(2) would have it.
+    process["capabilities"] = {"bounding": names, "effective": names if uid == 0 else [],
+                               "permitted": names if uid == 0 else []}
+    process["noNewPrivileges"] = False
+    process.pop("rlimits", None)
+    config["root"]["readonly"] = overrides.read_only
+    config["hostname"] = overrides.hostname or "pyrunc"
+    config["annotations"] = image_annotations(image, warn)
+    config["mounts"] += overrides.mounts  # type: ignore[arg-type]
+    if ownership.uids or ownership.gids:
+        config["linux"]["namespaces"].append({"type": "user"})
+        for field, ranges in (("uidMappings", ownership.uids), ("gidMappings", ownership.gids)):
+            config["linux"][field] = [  # type: ignore[literal-required]
+                {"containerID": inside, "hostID": host, "size": size} for inside, host, size in ranges]
+    if overrides.memory:
+        resources: Any = config["linux"].setdefault("resources", {})
+        resources["memory"] = {"limit": overrides.memory}
+    return config
+
+
+def arguments(inner: dict[str, Any], overrides: Overrides) -> list[str]:
+    """Entrypoint and Cmd; words of the command line take Cmd's place, --entrypoint both's."""
+    if overrides.entrypoint is not None:
+        return [*([overrides.entrypoint] if overrides.entrypoint else []), *overrides.args] or _nothing()
+    command = overrides.args or inner.get("Cmd") or []
+    return [*(inner.get("Entrypoint") or []), *command] or _nothing()
+
+
+def _nothing() -> list[str]:
+    raise ImageError("the image names no command", hint="give one after the image's name")
+
+
+def _workdir(text: str) -> str:
+    if "\0" in text:
+        raise ImageError("the working directory has a NUL in its name")
+    return "/" + clean(text)
+
+
+def _environment(image_env: list[str], overrides: Overrides) -> list[str]:
+    """The image's, then the command line's over it; a name alone takes the caller's value."""
+    found: dict[str, str] = {}
+    for entry in [*image_env, *overrides.env]:
+        name, equals, value = entry.partition("=")
+        if not name or "\0" in entry:
+            raise ImageError(f"{entry[:100]!a} is not a variable of the environment")
+        if not equals:
+            if entry not in os.environ:
+                continue
+            value = os.environ[name]
+        found[name] = f"{name}={value}"
+    listed = list(found.values())
+    if "PATH" not in found:
+        listed.insert(0, _PATH)
+    if overrides.terminal and "TERM" not in found:
+        listed.append("TERM=xterm")
+    return listed
+
+
+def _capabilities(overrides: Overrides) -> list[str]:
+    from pyrunc.capabilities import NAMES
+
+    def named(text: str) -> list[str]:
+        name = text.upper()
+        if name == "ALL":
+            return list(NAMES)
+        name = name if name.startswith("CAP_") else f"CAP_{name}"
+        if name not in NAMES:
+            raise ImageError(f"{text[:60]!a} is not a capability")
+        return [name]
+
+    dropped = {name for text in overrides.cap_drop for name in named(text)}
+    kept = [name for name in CAPABILITIES if name not in dropped]
+    added = [name for text in overrides.cap_add for name in named(text) if name not in kept]
+    return [*kept, *dict.fromkeys(added)]
+
+
+def image_annotations(image: Image, warn: Callable[[str], None]) -> dict[str, str]:
+    """Annotation Fields and Labels; what labels say comes first."""
+    data, inner = image.config.data, image.config.inner
+    prefix = "org.opencontainers.image."
+    found: dict[str, str] = {}
+    for field in ("os", "architecture", "variant", "author", "created"):
+        if data.get(field):
+            found[prefix + field] = data[field]
+    if data.get("os.version"):
+        found[prefix + "os.version"] = data["os.version"]
+    if data.get("os.features"):
+        found[prefix + "os.features"] = ",".join(str(feature) for feature in data["os.features"])
+    if inner.get("StopSignal"):
+        parse_signal(inner["StopSignal"])
+        found[prefix + "stopSignal"] = inner["StopSignal"]
+    if inner.get("ExposedPorts"):
+        found[prefix + "exposedPorts"] = ",".join(sorted(inner["ExposedPorts"]))
+    for name, value in (inner.get("Labels") or {}).items():
+        if name.startswith(_RESERVED):
+            warn(f"label {name[:100]} left out: a runtime would obey it")
+        elif name:
+            found[name] = value
+    return found
+
+
+def volumes(image: Image) -> list[str]:
+    """Where the image wants data kept apart; cleaned, so that `..` leads nowhere (CVE-2022-23648)."""
+    found = []
+    for path in image.config.inner.get("Volumes") or {}:
+        cleaned = clean(path)
+        if not cleaned or "\0" in path:
+            raise ImageError(f"the image declares the volume {path[:100]!a}, which can't be one")
+        found.append(f"/{cleaned}")
+    return sorted(set(found))
