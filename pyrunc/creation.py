@@ -49,12 +49,13 @@ _SMALL_MEMORY = 32 << 20
 class CreateOptions:
     """What the command line adds to a bundle."""
 
-    __slots__ = ("console_fd", "console_socket", "keyring", "pid_file", "pidfd_socket", "pivot", "preserve_fds",
-                 "rootless", "systemd_cgroup")
+    __slots__ = ("console_fd", "console_socket", "keyring", "listen_fds", "listen_names", "notify_socket", "pid_file",
+                 "pidfd_socket", "pivot", "preserve_fds", "rootless", "systemd_cgroup")
 
     def __init__(self, *, console_socket: str = "", pid_file: str = "", pidfd_socket: str = "", pivot: bool = True,
                  keyring: bool = True, preserve_fds: int = 0, systemd_cgroup: bool = False, console_fd: int = -1,
-                 rootless: bool | None = None) -> None:
+                 rootless: bool | None = None, notify_socket: str = "", listen_fds: int = 0,
+                 listen_names: str = "") -> None:
         self.console_socket = console_socket
         self.pidfd_socket = pidfd_socket
         self.pid_file = pid_file
@@ -62,6 +63,9 @@ class CreateOptions:
         self.keyring = keyring
         self.preserve_fds = preserve_fds
         self.systemd_cgroup = systemd_cgroup
+        self.notify_socket = notify_socket  # $NOTIFY_SOCKET: the container gets one of its own then
+        self.listen_fds = listen_fds  # from 3 on, before those of preserve_fds; $LISTEN_FDS
+        self.listen_names = listen_names
         self.rootless = rootless  # whether the user's systemd is to be asked; None: whoever's we are
         # For a caller that relays a terminal itself: a socket over which the master is sent.
         self.console_fd = console_fd
@@ -75,7 +79,7 @@ def create(bundle_path: str, container_id: str, root: str, options: CreateOption
         from .delegate import create_elsewhere
 
         return create_elsewhere(bundle_path, container_id, root, options, report)
-    keep_fds = handover.preserved(options.preserve_fds)
+    keep_fds = handover.preserved(options.preserve_fds, options.listen_fds)
     directory = StateDir.claim(root, container_id)
     try:
         bundle = bundles.load(bundle_path)
@@ -109,9 +113,12 @@ class Creation:
         self.net_devices: NetDevices | None = None
         self.placeholder: Placeholder | None = None
         check_supported(bundle)
+        self._serve(directory)
         self.namespaces = namespaces.plan(config)
         self.mounts = mounts.plan(config, bundle.path)
         self.process = process.plan(config)
+        if self.process is not None:
+            self.process.listens = options.listen_fds > 0
         for warning in self.process.warnings if self.process else ():
             report("warning", warning)
         self._check_terminal()
@@ -139,6 +146,18 @@ class Creation:
             "host_mounts": not self.namespaces.has(k.CLONE_NEWNS),
             "keyring": options.keyring,
         }, report)
+
+    def _serve(self, directory: StateDir) -> None:
+        """What a service manager gives its services, for the container: a notify socket, sockets to listen on."""
+        options, process = self.options, self.bundle.config.get("process")
+        if options.notify_socket:
+            from .notify import prepare
+
+            prepare(directory, self.bundle.config)
+        if options.listen_fds and process is not None:
+            names = [f"LISTEN_FDNAMES={options.listen_names}"] if options.listen_names else []
+            # The pid is put right by the process itself, who knows which it is in its namespace.
+            process["env"] = [*(process.get("env") or ()), f"LISTEN_FDS={options.listen_fds}", "LISTEN_PID=1", *names]
 
     def _plan_cgroup(self, container_id: str) -> Cgroup:
         config, options = self.bundle.config, self.options

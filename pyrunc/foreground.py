@@ -23,20 +23,19 @@ if TYPE_CHECKING:
     from .execution import ExecOptions
     from .lifecycle import Report
     from .spec.types import Process
+    from .terminal import Watched
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
-_NOT_FORWARDED = frozenset((_signal.SIGCHLD, _signal.SIGKILL, _signal.SIGSTOP, _signal.SIGURG, _signal.SIGWINCH,
-                            32, 33))
+# What a shell does with jobs in the background is done to us; glibc keeps 32 and 33.
+_UNHANDLED = frozenset((_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGTTIN, _signal.SIGTTOU, 32, 33))
+_NOT_FORWARDED = frozenset((_signal.SIGCHLD, _signal.SIGURG, _signal.SIGWINCH))
 
 
 def run(bundle: str, container_id: str, root: str, options: Callable[[int], CreateOptions], *, detach: bool,
-        keep: bool, subreaper: bool, console_socket: str, report: Report) -> int:
+        keep: bool, subreaper: bool, console_socket: str, notify_socket: str, report: Report) -> int:
     """Run a container; its exit code (128 + the signal that ended it), 0 with `detach`."""
-    if console_socket and not detach:
-        # runc's words; clients match them.
-        raise UsageError("cannot use console socket if runc will not detach or allocate tty",
-                         hint="add --detach, or leave out --console-socket")
+    _check_console(console_socket, detach)
     if subreaper and not detach:
         # What the container leaves behind comes to us to be reaped, not to the host's init.
         k.prctl(k.PR_SET_CHILD_SUBREAPER, 1)
@@ -51,15 +50,25 @@ def run(bundle: str, container_id: str, root: str, options: Callable[[int], Crea
         os.close(theirs)
     # A failed start has deleted the container already.
     if signals is None:
-        container.start()
-        return 0
-    pid = container.pid
-    try:
-        if ours >= 0:
-            status = _relay(pid, ours, signals, container.start)
+        if notify_socket:
+            from . import notify
+
+            notify.start(container, notify_socket)
         else:
             container.start()
-            status = signals.wait(pid)
+        return 0
+    try:
+        others: dict[int, Callable[[], bool]] = {}
+        if notify_socket:
+            from .notify import relay_for
+
+            # We are the service's main process: it lives as long as we do.
+            if (relay := relay_for(container, notify_socket, os.getpid())) is not None:
+                others[relay.fd] = relay.receive
+        status = _attend(container.pid, ours, signals, others, container.start)
+    except BaseException:
+        _abandon(container)
+        raise
     finally:
         signals.restore()
     if not keep:
@@ -72,25 +81,42 @@ def execute(container: Container, wanted: Process, options: Callable[[int], Exec
     """exec: start the process in the container; its exit code (128 + the signal that ended it), 0 with `detach`."""
     from . import execution
 
-    if console_socket and not detach:
-        raise UsageError("cannot use console socket if runc will not detach or allocate tty",
-                         hint="add --detach, or leave out --console-socket")
+    _check_console(console_socket, detach)
     ours = theirs = -1
     if not detach and wanted.get("terminal"):
         from .terminal import console_pair
 
         ours, theirs = console_pair()
     signals = Signals() if not detach else None
+    pid = 0
     try:
         pid = execution.start(container, wanted, options(theirs))
         if theirs >= 0:
             os.close(theirs)
-        if signals is None:
-            return 0
-        return _relay(pid, ours, signals) if ours >= 0 else signals.wait(pid)
+        return 0 if signals is None else _attend(pid, ours, signals, {})
+    except BaseException:
+        if pid and signals is not None and signals.status is None:
+            os.kill(pid, _signal.SIGKILL)  # not reaped: the pid is its own
+        raise
     finally:
         if signals is not None:
             signals.restore()
+
+
+def _check_console(console_socket: str, detach: bool) -> None:
+    if console_socket and not detach:
+        # runc's words; clients match them.
+        raise UsageError("cannot use console socket if runc will not detach or allocate tty",
+                         hint="add --detach, or leave out --console-socket")
+
+
+def _abandon(container: Container) -> None:
+    """Nobody attends to it any more: away with it, where a failed start has not done that already."""
+    if container.directory.fd >= 0:
+        try:
+            container.delete(force=True)
+        except PyruncError as error:
+            container.report("warning", f"cleaning up: {error}")
 
 
 def _wants_terminal(bundle: str) -> bool:
@@ -104,8 +130,17 @@ def _wants_terminal(bundle: str) -> bool:
         return False
 
 
-def _relay(pid: int, socket_fd: int, signals: Signals, start: Callable[[], None] | None = None) -> int:
-    """Between our terminal and that of `pid`, whose master comes over the socket, until it ends; its exit code."""
+def _attend(pid: int, socket_fd: int, signals: Signals, others: Watched,
+            start: Callable[[], None] | None = None) -> int:
+    """Forward signals to `pid` until it ends; its exit code.
+
+    Where there is a socket its terminal's master comes over it, and is relayed to ours.  `others`: what
+    is to be called when a descriptor is readable, for as long as that returns true.
+    """
+    if socket_fd < 0:
+        if start is not None:
+            start()
+        return signals.wait(pid, others)
     from .terminal import Terminal, receive_descriptor
 
     master = receive_descriptor(socket_fd)
@@ -118,8 +153,8 @@ def _relay(pid: int, socket_fd: int, signals: Signals, start: Callable[[], None]
             signals.handle(pid, numbers)
             return signals.status is not None
 
-        terminal.relay(signals.fd, handle)
-        return signals.wait(pid)
+        terminal.relay(signals.fd, handle, others)
+        return signals.wait(pid, others)
 
 
 class Signals:
@@ -133,7 +168,7 @@ class Signals:
         self._saved = {}
         _signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in range(1, 65):
-            if number in (_signal.SIGKILL, _signal.SIGSTOP, 32, 33):
+            if number in _UNHANDLED:
                 continue
             # Python ignores SIGPIPE; a write error is told as one.
             if number != _signal.SIGPIPE:
@@ -175,14 +210,18 @@ class Signals:
                 code = os.waitstatus_to_exitcode(status)
                 self.status = 128 - code if code < 0 else code
 
-    def wait(self, pid: int) -> int:
+    def wait(self, pid: int, others: Watched) -> int:
         """Until the init has exited; its exit code."""
         poller = select.poll()
-        poller.register(self.fd, select.POLLIN)
+        for fd in (self.fd, *others):
+            poller.register(fd, select.POLLIN)
         self.reap(pid)
         while self.status is None:
-            poller.poll()
-            self.handle(pid, os.read(self.fd, 512))
+            for fd, _ in poller.poll():
+                if fd == self.fd:
+                    self.handle(pid, os.read(self.fd, 512))
+                elif not others[fd]():
+                    poller.unregister(fd)
         return self.status
 
 

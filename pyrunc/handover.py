@@ -9,19 +9,20 @@ from .console import connect, send_descriptor
 from .errors import UsageError, kernel_error
 
 
-def preserved(count: int) -> list[int]:
-    """The descriptors 3… of --preserve-fds.  Raises UsageError if one isn't open.
+def preserved(count: int, listen: int = 0) -> list[int]:
+    """The descriptors 3… of $LISTEN_FDS, and of --preserve-fds after those.  Raises UsageError if one isn't open.
 
     One that is closed on execve is not the caller's but was opened by us, the log perhaps.
     """
-    fds = list(range(3, 3 + count))
+    fds = list(range(3, 3 + listen + count))
     for fd in fds:
         try:
             given = os.get_inheritable(fd)
         except OSError:
             given = False
         if not given:
-            raise UsageError(f"--preserve-fds {count}: descriptor {fd} is not open")
+            what = f"LISTEN_FDS={listen}" if fd < 3 + listen else f"--preserve-fds {count}"
+            raise UsageError(f"{what}: descriptor {fd} is not open")
     return fds
 
 

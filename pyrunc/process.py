@@ -46,8 +46,8 @@ DEFAULT_UMASK = 0o022
 class ProcessPlan:
     """What becomes of the init; `lines` tell it in order for `explain`."""
 
-    __slots__ = ("args", "capabilities", "config", "cwd", "env", "gid", "groups", "lines", "linux", "rlimits",
-                 "terminal", "uid", "umask", "warnings")
+    __slots__ = ("args", "capabilities", "config", "cwd", "env", "gid", "groups", "lines", "linux", "listens",
+                 "rlimits", "terminal", "uid", "umask", "warnings")
 
     def __init__(self, config: Config, process: Process) -> None:
         user = process.get("user") or {}
@@ -66,6 +66,7 @@ class ProcessPlan:
         umask = user.get("umask")
         self.umask = DEFAULT_UMASK if umask is None else umask & 0o777
         self.terminal = bool(process.get("terminal"))
+        self.listens = False  # on sockets of its service manager's (sd_listen_fds(3))
         self.rlimits: list[tuple[str, int, int, int, str]] = []
         self.warnings: list[str] = []
         self.lines: list[tuple[str, str]] = []
@@ -268,6 +269,8 @@ class ProcessPlan:
 
     def execute(self, program: str) -> None:
         """execve(2); returns only by raising PyruncError."""
+        if self.listens:
+            self.env["LISTEN_PID"] = str(os.getpid())
         try:
             os.execve(program, self.args, self.env)
         except OSError as error:

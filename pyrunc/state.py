@@ -6,6 +6,7 @@
         state.json      what must be known later; status is never in it but derived
         exec.fifo       there while the container waits for start
         oom             there when `events` watches: the last count of its kills for want of memory
+        notify/         with $NOTIFY_SOCKET: the container's end of it, which it sees as /run/notify
 
 state.json carries a version; older ones are read.
 """
@@ -236,6 +237,8 @@ class StateDir:
                     os.unlink(name, dir_fd=self.fd)
                 except FileNotFoundError:
                     continue
+                except IsADirectoryError:
+                    self._remove_directory(name)
             os.rmdir(self.path)
         except FileNotFoundError:
             pass
@@ -243,6 +246,15 @@ class StateDir:
             raise kernel_error(f"remove {self.path}", error) from None
         finally:
             self.close()
+
+    def _remove_directory(self, name: str) -> None:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            for entry in os.listdir(fd):
+                os.unlink(entry, dir_fd=fd)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=self.fd)
 
 
 def list_ids(root: str) -> list[str]:

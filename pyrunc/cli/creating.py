@@ -32,6 +32,11 @@ def bundle(args: Args) -> str:
 def options(args: Args, context: Context, console_fd: int = -1) -> CreateOptions:
     from pyrunc.creation import CreateOptions
 
+    listen_fds, listen_names = 0, ""
+    if "LISTEN_FDS" in os.environ:
+        from pyrunc.notify import listen_fds as passed
+
+        listen_fds, listen_names = passed(os.environ)
     return CreateOptions(
         console_socket=args["console-socket"],
         pid_file=os.path.abspath(args["pid-file"]) if args["pid-file"] else "",
@@ -42,4 +47,7 @@ def options(args: Args, context: Context, console_fd: int = -1) -> CreateOptions
         systemd_cgroup=context.systemd_cgroup,
         rootless=context.rootless,
         console_fd=console_fd,
+        notify_socket=os.environ.get("NOTIFY_SOCKET", ""),
+        listen_fds=listen_fds,
+        listen_names=listen_names,
     )

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pyrunc.cli import creating
 from pyrunc.cli.options import Option
 
@@ -27,5 +29,5 @@ def run(args: Args, context: Context) -> int:
         creating.bundle(args), args["container-id"], context.root,
         lambda console_fd: creating.options(args, context, console_fd),
         detach=args.flag("detach"), keep=args.flag("keep"), subreaper=not args.flag("no-subreaper"),
-        console_socket=args["console-socket"], report=context.log,
+        console_socket=args["console-socket"], notify_socket=os.environ.get("NOTIFY_SOCKET", ""), report=context.log,
     )

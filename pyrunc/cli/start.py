@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pyrunc.cli.options import Argument, Option
 
 TYPE_CHECKING = False
@@ -17,5 +19,12 @@ ARGUMENTS = (Argument("container-id"),)
 def run(args: Args, context: Context) -> int:
     from pyrunc.lifecycle import Container
 
-    Container.load(args["container-id"], context.root, context.log).start()
+    container = Container.load(args["container-id"], context.root, context.log)
+    host = os.environ.get("NOTIFY_SOCKET", "")
+    if host:
+        from pyrunc.notify import start
+
+        start(container, host)
+    else:
+        container.start()
     return 0

@@ -3,77 +3,18 @@
 
 from __future__ import annotations
 
-import array
-import fcntl
 import os
 import re
 import select
 import shlex
 import signal
-import socket
-import struct
 import subprocess
-import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import Bundle, Host, Runtime, wait_for
-
-
-class Tty:
-    """A terminal of ours and a command on it that leads its session, as under a terminal emulator."""
-
-    def __init__(self, command: list[str], rows: int = 24, columns: int = 80) -> None:
-        self.master, self.slave = os.openpty()
-        self.resize(rows, columns)
-        self.before = termios.tcgetattr(self.slave)
-        self.seen = b""
-        self.process = subprocess.Popen(command, stdin=self.slave, stdout=self.slave, stderr=self.slave,
-                                        start_new_session=True, preexec_fn=self._control)
-
-    def _control(self) -> None:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def expect(self, text: str) -> None:
-        """Read until `text` has come."""
-        deadline = time.monotonic() + 20
-        while text.encode() not in self.seen:
-            assert time.monotonic() < deadline, f"{text!r} not in {self.seen!r}"
-            self.read(0.2)
-
-    def read(self, timeout: float) -> None:
-        if select.select([self.master], [], [], timeout)[0]:
-            self.seen += os.read(self.master, 65536)
-
-    def wait(self) -> int:
-        """The command's exit code, with all it has said read."""
-        deadline = time.monotonic() + 20
-        while (code := self.process.poll()) is None:
-            assert time.monotonic() < deadline, f"still running after {self.seen!r}"
-            self.read(0.02)
-        self.read(0)
-        return code
-
-    def is_raw(self) -> bool:
-        return not termios.tcgetattr(self.slave)[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
-
-    def restored(self) -> bool:
-        return termios.tcgetattr(self.slave) == self.before
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
+from terminals import Listener, Tty, read_all
 
 
 @pytest.fixture
@@ -229,42 +170,11 @@ def test_in_tmux(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -
 
 # create --console-socket
 
-class Listener:
-    """Who waits for the terminal, as conmon or a shim does."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.bind(str(path))
-        self.socket.listen(1)
-        self.socket.settimeout(20)
-
-    def receive(self) -> tuple[bytes, list[int]]:
-        connection, _ = self.socket.accept()
-        with connection:
-            data, ancillary, _, _ = connection.recvmsg(256, socket.CMSG_LEN(64))
-        fds = array.array("i")
-        for _, _, raw in ancillary:
-            fds.frombytes(raw)
-        return data, list(fds)
-
-
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[Listener]:
     listener = Listener(tmp_path / "console")
     yield listener
     listener.socket.close()
-
-
-def read_all(master: int) -> bytes:
-    """What comes until the other end is closed."""
-    seen = b""
-    try:
-        while select.select([master], [], [], 20)[0] and (data := os.read(master, 65536)):
-            seen += data
-    except OSError:
-        pass  # EIO: hung up
-    return seen
 
 
 def test_console_socket_gets_the_terminal(runtime: Runtime, bundle: Bundle, host: Host, listener: Listener) -> None:
