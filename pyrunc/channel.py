@@ -23,6 +23,10 @@ MAX_MESSAGE = 65536
 _MAX_TEXT = 8192
 
 
+class Unheard(EOFError):
+    """The other end is gone, and what was sent last had not been read."""
+
+
 class Channel:
     """One end of the wire."""
 
@@ -44,7 +48,10 @@ class Channel:
 
     def receive(self) -> dict[str, Any]:
         """The next message.  Raises EOFError when the other end is gone, the error when it sent one."""
-        packet = os.read(self.fd, MAX_MESSAGE)
+        try:
+            packet = os.read(self.fd, MAX_MESSAGE)
+        except ConnectionResetError:
+            raise Unheard from None
         if not packet:
             raise EOFError
         message = parse(packet, "message")

@@ -21,7 +21,7 @@ import os
 import time
 
 from . import console, handover, namespaces, process
-from .channel import pair
+from .channel import Unheard, pair
 from .errors import ConfigError, ContainerError, ContainerNotFound, PyruncError, UsageError, kernel_error
 from .linux import process as k
 from .rootfs import RootFs, change_root, open_proc
@@ -177,6 +177,8 @@ class Execution:
             raise self._death() from None
         try:
             channel.expect("error")
+        except Unheard:
+            raise self._death() from None
         except EOFError:
             pass  # execve closed it
 
@@ -248,10 +250,13 @@ class Execution:
     def _death(self) -> PyruncError:
         """Why the process is gone before it was executed."""
         status = self._wait()
-        if gone := self._gone():
+        # Who dies with its pid namespace may be dead before the init is.
+        cgroup = self.container.cgroup
+        starved = cgroup is not None and cgroup.oom_kills() > 0
+        if gone := self._gone(_DYING if status == -9 and not starved else 0):
             return gone
         if status < 0:
-            hint = "was it out of memory?" if status == -9 else ""
+            hint = "out of memory?" if starved else ""
             return ContainerError(f"the process was killed by signal {-status} before it was executed", hint=hint)
         return ContainerError(f"the process exited with status {status} before it was executed")
 

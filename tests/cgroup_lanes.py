@@ -67,8 +67,9 @@ def run_in_lane(lane: str, scenario: Scenario, seconds: float = 60) -> None:
                 break
             text += piece
     os.waitpid(pid, 0)
-    left = subprocess.run(["find", str(ROOT), "-maxdepth", "3", "-name", f"pyrunc-test-{pid}*"],
-                          capture_output=True, text=True, check=True).stdout
+    # Cgroups of others may go while it looks.
+    left = subprocess.run(["find", str(ROOT), "-ignore_readdir_race", "-maxdepth", "3", "-name",
+                           f"pyrunc-test-{pid}*"], capture_output=True, text=True, check=True).stdout
     for name in set(root_control.read_text().split()) - set(passed_on):
         root_control.write_text(f"-{name}")  # as we found it
     if text or left:
