@@ -38,11 +38,19 @@ _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 
 
 def default_root() -> str:
-    """/run/pyrunc, or $XDG_RUNTIME_DIR/pyrunc for an ordinary user."""
-    if os.geteuid() == 0:
-        return "/run/pyrunc"
+    """/run/pyrunc, or $XDG_RUNTIME_DIR/pyrunc for an ordinary user, also where a user namespace makes it root."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.geteuid() == 0 and (not runtime.startswith("/") or not _is_mapped_user()):
+        return "/run/pyrunc"
     return f"{runtime}/pyrunc" if runtime.startswith("/") else f"/tmp/pyrunc-{os.geteuid()}"
+
+
+def _is_mapped_user() -> bool:
+    """Whether we are uid 0 in a user namespace only, and not the root of a container (whose $USER says so)."""
+    if os.environ.get("USER") == "root":
+        return False
+    with open("/proc/self/uid_map", "rb") as file:
+        return file.read().split() != [b"0", b"0", b"4294967295"]
 
 
 def check_id(container_id: str) -> str:
