@@ -108,7 +108,7 @@ def parse_set(names: Sequence[str]) -> tuple[int, list[str]]:
 def from_config(
     config_caps: Mapping[str, Sequence[str] | None] | None, granted_permitted: int, granted_bounding: int
 ) -> tuple[CapabilitySets, list[str]]:
-    """The sets of `process.capabilities` as far as they can be granted, and a warning for each that can't.
+    """The sets of `process.capabilities` as far as they can be granted; a warning for each set that can't be whole.
 
     config.md, Linux Process: what can't be mapped to the kernel or be granted is a warning, not an
     error.  No `capabilities` means none.  `granted_*` are the masks the runtime itself holds.
@@ -120,8 +120,8 @@ def from_config(
         mask, unknown = parse_set(config_caps.get(which) or ())
         for name in unknown:
             warnings.append(f"{_POINTER}/{which}: {name!a} is unknown to this kernel: ignored")
-        for name in names(mask & ~limit):
-            warnings.append(f"{_POINTER}/{which}: {name} can't be granted ({why}): ignored")
+        if refused := names(mask & ~limit):
+            warnings.append(f"{_POINTER}/{which}: {', '.join(refused)} can't be granted ({why}): ignored")
         return mask & limit
 
     sets = CapabilitySets()

@@ -291,7 +291,8 @@ def _exec_error(program: str, number: int) -> PyruncError:
         errno.ENOENT: "the file is missing, or the interpreter or loader it names",
     }.get(number, "")
     if number == errno.EISDIR:
-        hint = "it is a directory"
+        # What execve(2) says of one, and clients look for: "permission denied" is exit code 126 to them.
+        number, hint = errno.EACCES, "it is a directory"
     return PyruncError(f'exec: "{program}"', pointer="/process/args/0", errno=number, hint=hint)
 
 

@@ -99,6 +99,14 @@ def test_what_the_runtime_lacks_is_a_warning_for_each_set() -> None:
     assert all("CAP_KILL can't be granted" in warning for warning in warnings)
 
 
+def test_one_warning_names_all_of_a_set() -> None:
+    """Buildah asks for a dozen ambient capabilities that aren't inheritable, at every RUN step."""
+    many = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID"]
+    _, warnings = from_config({"bounding": many, "permitted": many, "effective": many, "ambient": many}, EVERY, EVERY)
+    assert warnings == ["/process/capabilities/ambient: CAP_CHOWN, CAP_KILL, CAP_SETUID can't be granted "
+                        "(not both permitted and inheritable): ignored"]
+
+
 @pytest.mark.parametrize(("config", "culprit"), [
     ({"effective": ["CAP_KILL"]}, "effective"),
     ({"inheritable": ["CAP_KILL"]}, "inheritable"),
