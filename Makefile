@@ -19,8 +19,10 @@ BUILD_PACKAGES := python3-venv python3-dev gcc libc6-dev libcap-dev
 DEMO_PACKAGES := busybox-static
 VM_PACKAGES := qemu-system-x86 kmod busybox-static debootstrap e2fsprogs
 IMAGE_PACKAGES := docker-registry skopeo umoci podman openssl
+CLIENT_PACKAGES := podman buildah conmon catatonit netavark iptables uidmap docker.io containerd \
+	containernetworking-plugins curl busybox-static
 TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bin procps iproute2 util-linux \
-	tmux groff-base $(VM_PACKAGES) $(IMAGE_PACKAGES)
+	tmux groff-base $(VM_PACKAGES) $(IMAGE_PACKAGES) $(CLIENT_PACKAGES)
 
 SOURCES := $(shell find pyrunc launcher tools setup.py pyproject.toml \
 	-name __pycache__ -prune -o -type f ! -name '*.so' -print)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods and containers as a kubelet has them made, by a runtime handler."""
+
+from __future__ import annotations
+
+from conformance.checks import Table, wait_for
+from conformance.lanes.containerd import Containerd
+from conformance.lanes.cri import EXITED, NAMESPACE_NODE, RUNNING, UNCONFINED, decode
+
+TABLE: Table[Containerd] = Table()
+check = TABLE.check
+
+
+@check("CRI: a pod, its container's output and exit code", "hello from pod, 3", short=True)
+def _(containerd: Containerd) -> str:
+    with containerd.cri.pod() as pod:
+        container = pod.container("sh", "-c", "echo hello from $(hostname | tr -d 0-9); exit 3")
+        code = container.wait()
+        return f"{container.log()}, {code}"
+
+
+@check("CRI: exec", "4 out of it", short=True)
+def _(containerd: Containerd) -> str:
+    with containerd.cri.pod() as pod:
+        code, out = pod.container().exec("sh", "-c", "echo out of it; exit 4")
+        return f"{code} {out}"
+
+
+@check("CRI: containers of a pod share its network and IPC", "shared: net ipc uts; not: pid mnt")
+def _(containerd: Containerd) -> str:
+    kinds = ("net", "ipc", "uts", "pid", "mnt")
+    script = "; ".join(f"readlink /proc/self/ns/{kind}" for kind in kinds)
+    with containerd.cri.pod({1: {2: 1}}) as pod:
+        one, two = (pod.container(security={3: {2: 1}}).sh(script).split() for _ in range(2))
+    pairs = list(zip(kinds, one, two, strict=True))
+    return (f"shared: {' '.join(kind for kind, a, b in pairs if a == b)}; "
+            f"not: {' '.join(kind for kind, a, b in pairs if a != b)}")
+
+
+@check("CRI: a pod's address, two pods talk", "hello over the bridge")
+def _(containerd: Containerd) -> str:
+    with containerd.cri.pod() as one, containerd.cri.pod() as two:
+        server = one.container("sh", "-c", "echo hello over the bridge >/index.html; httpd -f -p 80 -h /")
+        address = server.sh("ip -4 -o addr show eth0 | awk '{print $4}' | cut -d / -f 1")
+        fetch = f"for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://{address}/ && exit; sleep 0.2; done"
+        return two.container().sh(fetch)
+
+
+@check("CRI: a pod on the node's network", "the lane's")
+def _(containerd: Containerd) -> str:
+    import os
+
+    with containerd.cri.pod({1: {1: NAMESPACE_NODE}}) as pod:
+        seen = pod.container(security={3: {1: NAMESPACE_NODE}}).sh("readlink /proc/self/ns/net")
+    return "the lane's" if seen == os.readlink("/proc/self/ns/net") else seen
+
+
+@check("CRI: limits, then an update of them", "67108864 50000, then 100663296", short=True)
+def _(containerd: Containerd) -> str:
+    read = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"
+    quota = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null | cut -d ' ' -f 1"
+    with containerd.cri.pod() as pod:
+        container = pod.container(resources={1: 100000, 2: 50000, 4: 64 << 20})
+        first = f"{container.sh(read)} {container.sh(quota)}"
+        containerd.cri.call("UpdateContainerResources", {1: container.id, 2: {4: 96 << 20}})
+        return f"{first}, then {container.sh(read)}"
+
+
+@check("CRI: user, groups, read-only root, no new privileges, capabilities", "1000 1000 77|ro|1|0000000000000000")
+def _(containerd: Containerd) -> str:
+    with containerd.cri.pod() as pod:
+        container = pod.container(security={1: {2: ["ALL"]}, 5: {1: 1000}, 12: {1: 1000}, 7: 1, 8: [77], 11: 1})
+        return container.sh("echo $(id -u) $(id -g) $(id -G | tr ' ' '\\n' | grep 77)\\|"
+                            "$(touch /tmp/x 2>/dev/null || echo ro)\\|"
+                            "$(grep NoNewPrivs /proc/self/status | cut -f 2)\\|"
+                            "$(grep CapEff /proc/self/status | cut -f 2)")
+
+
+@check("CRI: privileged", "mounted")
+def _(containerd: Containerd) -> str:
+    with containerd.cri.pod({6: 1}) as pod:
+        return pod.container(security={2: 1}).sh("mkdir /m && mount -t tmpfs tmpfs /m && echo mounted")
+
+
+@check("CRI: seccomp RuntimeDefault and Unconfined", "2 0", short=True)
+def _(containerd: Containerd) -> str:
+    script = "grep Seccomp: /proc/self/status | cut -f 2"
+    with containerd.cri.pod() as pod:
+        return " ".join(pod.container(security={15: profile}).sh(script) for profile in ({}, {1: UNCONFINED}))
+
+
+@check("CRI: environment and a read-only mount", "b from outside ro")
+def _(containerd: Containerd) -> str:
+    where = containerd.directory()
+    (where / "a").write_text("from outside")
+    with containerd.cri.pod() as pod:
+        container = pod.container(environment={"A": "b"}, mounts=[{1: "/v", 2: str(where), 3: 1}])
+        return container.sh("echo $A $(cat /v/a) $(touch /v/x 2>/dev/null || echo ro)")
+
+
+@check("CRI: stats", "CPU and memory")
+def _(containerd: Containerd) -> str:
+    with containerd.cri.pod() as pod:
+        container = pod.container("sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 1000")
+
+        def used() -> bool:
+            stats = decode(containerd.cri.call("ContainerStats", {1: container.id})[1][0])
+            return all(int(decode(decode(stats[number][0])[2][0]).get(1, [0])[0]) > 0 for number in (2, 3))
+
+        wait_for(used, "figures")
+        return "CPU and memory"
+
+
+@check("CRI: stop", "running, then exited 137", short=True)
+def _(containerd: Containerd) -> str:
+    with containerd.cri.pod() as pod:
+        container = pod.container("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
+        first = "running" if container.state() == RUNNING else "not running"
+        containerd.cri.call("StopContainer", {1: container.id, 2: 1})
+        state = "exited" if container.state() == EXITED else "not exited"
+        return f"{first}, then {state} {container.wait()}"
+
+
+@check("CRI: out of memory", "137 OOMKilled")
+def _(containerd: Containerd) -> str:
+    with containerd.cri.pod() as pod:
+        container = pod.container("sh", "-c", "sleep 1; tail /dev/zero", resources={4: 32 << 20})
+        code = container.wait()
+        return f"{code} {container.status()[10][0].decode()}"
+
+
+@check("CRI: a program that isn't there", "no such file or directory")
+def _(containerd: Containerd) -> str:
+    from conformance.errors import Failed
+
+    with containerd.cri.pod() as pod:
+        try:
+            pod.container("no-such-program")
+        except Failed as error:
+            words = str(error).lower().replace("executable file not found", "no such file or directory")
+            return "no such file or directory" if "no such file or directory" in words else words
+        return "started"
