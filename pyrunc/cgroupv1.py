@@ -82,7 +82,7 @@ def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
         if not separator:
             continue
         fields = mount.split(" ")
-        place = (_unescape(fields[4]), _unescape(fields[3]))
+        place = (unescape(fields[4]), unescape(fields[3]))
         usual = place[0].startswith(MOUNT_POINT + "/")
         for option in rest.split(" ")[-1].split(","):
             if option not in found or (usual and not found[option][0].startswith(MOUNT_POINT + "/")):
@@ -90,7 +90,7 @@ def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
     """proc(5): space, tab, newline and backslash stand as three octal digits."""
     head, *rest = text.split("\\")
     return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)

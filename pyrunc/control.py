@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .cgroup import Cgroup
     from .lifecycle import Container
-    from .spec.types import Resources
+    from .spec.types import IntelRdt, Resources
 
 #: Where in state.json the resources are that `update` has left; config.json stays as it was at create.
 RESOURCES = "resources"
@@ -71,8 +71,8 @@ def pids(container: Container) -> list[int]:
     return [pid for pid in _cgroup(container, "can't tell its processes").pids() if pid]
 
 
-def update(container: Container, resources: Resources) -> None:
-    """Change what `resources` gives of the container's limits: all of it, or none.
+def update(container: Container, resources: Resources, rdt: IntelRdt | None = None) -> None:
+    """Change what `resources` and `rdt` give of the container's limits: all of it, or none.
 
     A member that is left out keeps its value; so does a limit of 0 where the kernel has no such
     thing.  Device rules aren't changed (runc doesn't either).  What holds from then on is kept in
@@ -86,13 +86,34 @@ def update(container: Container, resources: Resources) -> None:
     def change() -> None:
         if container.status() not in _RUNNING:
             raise ContainerError("container not running")
-        cgroup = _cgroup(container, "has no limits to update")
-        merged = merge(current(container), given)
-        cgroup.apply(to_apply(merged, given), container.config,
-                     lambda message: container.report("warning", message), update=True)
-        container.data = {**(container.data or {}), RESOURCES: merged}
-        container.directory.write_state(container.data, durable=True)
+        take_back = _update_rdt(container, rdt) if rdt else None
+        try:
+            if given or not rdt:
+                _update_cgroup(container, given)
+            container.directory.write_state(container.data or {}, durable=True)
+        except BaseException:
+            if take_back is not None:
+                take_back()
+            raise
     _locked(container, change)
+
+
+def _update_cgroup(container: Container, given: Resources) -> None:
+    cgroup = _cgroup(container, "has no limits to update")
+    merged = merge(current(container), given)
+    cgroup.apply(to_apply(merged, given), container.config,
+                 lambda message: container.report("warning", message), update=True)
+    container.data = {**(container.data or {}), RESOURCES: merged}
+
+
+def _update_rdt(container: Container, schemas: IntelRdt) -> Callable[[], None]:
+    from . import rdt
+
+    data = container.data or {}
+    groups = rdt.Rdt.from_data(data["rdt"]) if data.get("rdt") else None
+    groups, take_back = rdt.update(groups, container.id, container.pids() or [container.pid], schemas)
+    container.data = {**data, "rdt": groups.to_data()}
+    return take_back
 
 
 def current(container: Container) -> Resources:

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from .lifecycle import Report
     from .netdevices import NetDevices
     from .placeholder import Placeholder
+    from .rdt import Rdt
 
 # Parts of config.json that this version refuses rather than ignore: without them the container would
 # be less confined than it was asked to be.
 _UNSUPPORTED = (
     ("linux", "seccomp", "seccomp filters"),
     ("linux", "mountLabel", "SELinux labels"),
-    ("linux", "intelRdt", "Intel RDT"),
     ("process", "selinuxLabel", "SELinux labels"),
     ("process", "apparmorProfile", "AppArmor profiles"),
 )
@@ -95,7 +95,7 @@ class Creation:
 
     __slots__ = ("born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran",
                  "keep_fds", "late_join", "mounts", "namespaces", "net_devices", "options", "pid", "pidfd_socket",
-                 "placeholder", "process", "report")
+                 "placeholder", "process", "rdt", "report")
 
     def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
                  report: Report) -> None:
@@ -112,6 +112,7 @@ class Creation:
         self.channel: Channel | None = None
         self.net_devices: NetDevices | None = None
         self.placeholder: Placeholder | None = None
+        self.rdt: Rdt | None = None
         check_supported(bundle)
         self._serve(directory)
         self.namespaces = namespaces.plan(config)
@@ -214,6 +215,7 @@ class Creation:
         directory.write_state(self.container.data or {})
         self.namespaces.open()
         self._make_cgroup()
+        self._make_rdt()
         plan = self._spawn()
         channel = self.channel
         assert channel is not None and self.container.data is not None
@@ -222,6 +224,8 @@ class Creation:
             self._move_net_devices(self.fds[0])
             if not self.cgroup.made_by_joining:
                 self._delegate()
+            if self.rdt is not None:
+                self.rdt.add([self.pid])
             if self.process is not None:
                 self.process.apply_from_parent(self.pid, self.fds[0])
             # Moving a process between v1 cgroups waits for an RCU grace period, some 10 ms: let the
@@ -267,6 +271,24 @@ class Creation:
             raise
         if not self.cgroup.made_by_joining:
             self._own_cgroup()
+
+    def _make_rdt(self) -> None:
+        """Its resctrl groups; as with the cgroup, who finds them after a crash knows whose they are."""
+        wanted = (self.bundle.config.get("linux") or {}).get("intelRdt")
+        if wanted is None:
+            return
+        from . import rdt
+
+        data = self.container.data
+        assert data is not None
+        self.rdt = rdt.plan(wanted, self.container.id)
+        data["rdt"] = self.rdt.to_data()
+        self.container.directory.write_state(data)
+        try:
+            self.rdt.create(wanted)
+        finally:
+            data["rdt"] = self.rdt.to_data()
+        self.container.directory.write_state(data)
 
     def _own_cgroup(self) -> None:
         data = self.container.data
@@ -413,6 +435,8 @@ class Creation:
         try:
             if self.net_devices is not None:
                 self.net_devices.put_back()
+            if self.rdt is not None:
+                self.rdt.remove(everything=True)
         except PyruncError as error:
             self.report("warning", f"cleaning up after a failed create: {error}")
         try:

@@ -167,6 +167,7 @@ class Execution:
             affinity = self.process.config.get("execCPUAffinity") or {}
             self.process.apply_from_parent(self.pid, proc, free_cpus=not any(affinity.values()))
             self._join_cgroup()
+            self._join_rdt()
             channel.send("go")
             channel.expect("ready")
             handover.write_pid_file(options.pid_file, self.pid)
@@ -237,6 +238,13 @@ class Execution:
             raise self._gone() or error from None
         for warning in cgroup.warnings:
             self.container.report("debug", warning)
+
+    def _join_rdt(self) -> None:
+        data = (self.container.data or {}).get("rdt")
+        if data and os.path.isdir(data["group"]):  # who has it removed is content with less
+            from .rdt import Rdt
+
+            Rdt.from_data(data).add([self.pid])
 
     def _gone(self, patience: float = 0.0) -> ContainerError | None:
         """That the container has ended, or does within `patience`, if so: the cause of whatever else went wrong."""

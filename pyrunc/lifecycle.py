@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .cgroup import Cgroup
     from .creation import CreateOptions
     from .execution import ExecOptions
-    from .spec.types import Config, Process, Resources
+    from .spec.types import Config, IntelRdt, Process, Resources
 
     Report = Callable[[str, str], None]
 else:
@@ -362,17 +362,17 @@ class Container:
 
         return pids(self)
 
-    def update(self, resources: Resources) -> None:
-        """Change the limits that `resources` (config-linux.md, Control groups) gives: all of them or none."""
+    def update(self, resources: Resources, rdt: IntelRdt | None = None) -> None:
+        """Change what `resources` (config-linux.md, Control groups) and `rdt` (IntelRdt) give: all of it or none."""
         from .control import update
 
-        update(self, resources)
+        update(self, resources, rdt)
 
     def stats(self) -> dict[str, Any]:
         """What it uses: the `data` of a stats event of `events`."""
         from .stats import stats
 
-        return stats(self.cgroup)
+        return stats(self.cgroup, (self.data or {}).get("rdt"))
 
     # delete
 
@@ -412,6 +412,10 @@ class Container:
                 cgroup.signal_all(_signal.SIGKILL)
             self.directory.tell(OOM, lambda: str(cgroup.oom_kills()))
             self._destroy_cgroup(cgroup)
+        if data.get("rdt"):
+            from .rdt import Rdt
+
+            Rdt.from_data(data["rdt"]).remove()
         if data.get("host_mounts") and data.get("rootfs"):
             _unmount(data["rootfs"])
         self.directory.remove()

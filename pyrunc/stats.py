@@ -43,8 +43,11 @@ class Reading:
         self.psi: dict[str, dict[str, dict[str, float]]] = {}  # cpu, memory, blkio
 
 
-def stats(cgroup: Cgroup | None) -> dict[str, Any]:
-    """The `data` of a stats event.  Raises ContainerError without a cgroup, KernelError."""
+def stats(cgroup: Cgroup | None, rdt: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The `data` of a stats event; `rdt` are the resctrl groups, as the state has them.
+
+    Raises ContainerError without a cgroup, KernelError.
+    """
     if cgroup is None or not cgroup.directories():
         raise ContainerError("the container has no cgroup, so nobody counts what it uses")
     directories = {name: path for name, path in cgroup.paths.items() if path not in cgroup.skipped}
@@ -59,7 +62,13 @@ def stats(cgroup: Cgroup | None) -> dict[str, Any]:
             reading = stats_v1.read(directories)
     except OSError as error:
         raise kernel_error("unable to get container cgroup stats", error) from None
-    return shape(reading)
+    found = shape(reading)
+    if rdt:
+        from . import stats_rdt
+        from .rdt import Rdt
+
+        found["intel_rdt"] = stats_rdt.stats(Rdt.from_data(rdt))
+    return found
 
 
 def shape(reading: Reading) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pyrunc.cli.options import Argument, Option
-from pyrunc.errors import PyruncError, UsageError
+from pyrunc.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ OPTIONS = (
     Option("resources", "r", kind="text", metavar="FILE", help="read linux.resources as JSON from FILE, - is stdin; "
                                                                "the other options are ignored then"),
     *(option for option, _, _ in _MEMBERS),
-    Option("l3-cache-schema", kind="text", metavar="SCHEMA", help="Intel RDT cache schema (not in this version)"),
-    Option("mem-bw-schema", kind="text", metavar="SCHEMA", help="Intel RDT bandwidth schema (not in this version)"),
+    Option("l3-cache-schema", kind="text", metavar="SCHEMA", help="Intel RDT: share of the L3 caches, L3:0=ff;1=c0"),
+    Option("mem-bw-schema", kind="text", metavar="SCHEMA", help="Intel RDT: memory bandwidth, MB:0=20;1=70"),
 )
 ARGUMENTS = (Argument("container-id"),)
 _UNITS = " kmgtp"
@@ -56,14 +56,17 @@ _INT64 = 1 << 63
 def run(args: Args, context: Context) -> int:
     from pyrunc.lifecycle import Container
 
-    # runc's words, for the hosts that can't either.
-    if args["l3-cache-schema"]:
-        raise PyruncError("Intel RDT/CAT: l3 cache schema is not enabled", hint="not supported by this version")
-    if args["mem-bw-schema"]:
-        raise PyruncError("Intel RDT/MBA: memory bandwidth schema is not enabled",
-                          hint="not supported by this version")
+    schemas = {member: args[option] for option, member in (("l3-cache-schema", "l3CacheSchema"),
+                                                           ("mem-bw-schema", "memBwSchema")) if args[option]}
+    if schemas:
+        from pyrunc.rdt import check_available
+        from pyrunc.spec.check_linux import check_intel_rdt
+
+        check_available(schemas)
+        check_intel_rdt(schemas)  # type: ignore[arg-type]
     container = Container.load(args["container-id"], context.root, context.log)
-    container.update(_read(args["resources"]) if args["resources"] else given(args))
+    container.update(_read(args["resources"]) if args["resources"] else given(args),
+                     schemas or None)  # type: ignore[arg-type]
     return 0
 
 

@@ -929,6 +929,8 @@ _is_intelRdt = {
     "l3CacheSchema": is_string,
     "memBwSchema": is_string,
     "enableMonitoring": is_process_terminal,
+    "enableCMT": is_process_terminal,
+    "enableMBM": is_process_terminal,
 }
 
 

@@ -49,7 +49,7 @@ def check_linux(linux: Linux) -> dict[str, str]:
     if "seccomp" in linux:
         _check_seccomp(linux["seccomp"])
     if "intelRdt" in linux:
-        _check_intel_rdt(linux["intelRdt"])
+        check_intel_rdt(linux["intelRdt"])
     if "memoryPolicy" in linux:
         _check_memory_policy(linux["memoryPolicy"])
     return namespaces
@@ -247,7 +247,7 @@ def _check_seccomp(seccomp: Seccomp) -> None:
                                   "write can't wait for the listener: it is needed to reach it")
 
 
-def _check_intel_rdt(rdt: IntelRdt) -> None:
+def check_intel_rdt(rdt: IntelRdt) -> None:
     """config-linux.md, IntelRdt: what is written to resctrl is one line each."""
     pointer = "/linux/intelRdt"
     group = rdt.get("closID", "")

@@ -316,6 +316,8 @@ class IntelRdt(TypedDict, total=False):
     l3CacheSchema: str
     memBwSchema: str
     enableMonitoring: bool
+    enableCMT: bool  # these two up to 1.2.1
+    enableMBM: bool
 
 
 class MemoryPolicy(TypedDict, total=False):
