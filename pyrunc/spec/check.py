@@ -15,6 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrunc.spec.types import Config, Hooks, IDMapping, Mount, Process, Scheduler
 
+#: (uid_t) -1, which setresuid(2), chown(2) and their like take for "leave it as it is": root, here.
+_NO_ID = 0xFFFFFFFF
+
 #: sethostname(2), setdomainname(2): __NEW_UTS_LEN.
 UTS_NAME_MAX = 64
 
@@ -88,6 +91,11 @@ def check_process(process: Process, pointer: str = "/process") -> None:
         raise ConfigError(pointer + "/args", "is empty: the program to run is missing")
     if not process["cwd"].startswith("/"):
         raise ConfigError(pointer + "/cwd", f'"{process["cwd"]}" is not an absolute path')
+    user = process.get("user", {})
+    for member in ("uid", "gid"):
+        check_id(f"{pointer}/user/{member}", user.get(member))
+    for index, group in enumerate(user.get("additionalGids", [])):
+        check_id(f"{pointer}/user/additionalGids/{index}", group)
     for index, entry in enumerate(process.get("env", [])):
         if entry.find("=") < 1:
             # Not the entry itself: it may be half a secret.
@@ -101,6 +109,12 @@ def check_process(process: Process, pointer: str = "/process") -> None:
         for side, cells in process["consoleSize"].items():
             if isinstance(cells, int) and cells > 0xFFFF:  # struct winsize
                 raise ConfigError(f"{pointer}/consoleSize/{side}", f"{cells} is more than 65535")
+
+
+def check_id(pointer: str, number: object) -> None:
+    """A uid or gid that the kernel takes for one."""
+    if number == _NO_ID:
+        raise ConfigError(pointer, f"{number} is no user or group but the kernel's word for none")
 
 
 def check_list(pointer: str, text: str, of: str, strides: bool = False) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pyrunc.errors import ConfigError
-from pyrunc.spec.check import check_id_mappings, check_list
+from pyrunc.spec.check import check_id, check_id_mappings, check_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ def _check_devices(devices: list[Device]) -> None:
         path = device["path"]
         if not path.startswith("/"):
             raise ConfigError(pointer + "/path", f'"{path}" is not an absolute path')
+        check_id(pointer + "/uid", device.get("uid"))
+        check_id(pointer + "/gid", device.get("gid"))
         if device["type"] != "p":
             _check_number(pointer, "major", device.get("major"), MAJOR_MAX)
             _check_number(pointer, "minor", device.get("minor"), MINOR_MAX)
