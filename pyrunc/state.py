@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 
 from .errors import ContainerError, ContainerExists, ContainerNotFound, PyruncError, UsageError, kernel_error
@@ -38,11 +39,29 @@ _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 
 
 def default_root() -> str:
-    """/run/pyrunc, or $XDG_RUNTIME_DIR/pyrunc for an ordinary user, also where a user namespace makes it root."""
+    """/run/pyrunc, or $XDG_RUNTIME_DIR/pyrunc for an ordinary user, also where a user namespace makes it root.
+
+    Raises UsageError where an ordinary user has but /tmp, and somebody else was there first.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.geteuid() == 0 and (not runtime.startswith("/") or not _is_mapped_user()):
         return "/run/pyrunc"
-    return f"{runtime}/pyrunc" if runtime.startswith("/") else f"/tmp/pyrunc-{os.geteuid()}"
+    return f"{runtime}/pyrunc" if runtime.startswith("/") else _own_in_tmp(f"/tmp/pyrunc-{os.geteuid()}")
+
+
+def _own_in_tmp(path: str) -> str:
+    """`path`, a directory of ours alone: made now, for a name in /tmp is anybody's to take."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise kernel_error(f"make the state root {path}", error, syscall="mkdir") from None
+    info = os.stat(path, follow_symlinks=False)
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise UsageError(f"the state root {path} is not a directory of this user alone",
+                         hint="set XDG_RUNTIME_DIR, or give --root")
+    return path
 
 
 def _is_mapped_user() -> bool:
