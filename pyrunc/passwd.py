@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import stat
 
+from .linux.fs import PROC_SUPER_MAGIC, fstatfs_type
 from .paths import open_in_root, proc_reopen
 
 _MAX_SIZE = 10 << 20
@@ -17,9 +18,10 @@ def read_database(root_fd: int, proc_self: int, unsafe_path: str) -> bytes | Non
         # O_PATH first: opening a device or a fifo can block or have effects.
         place = open_in_root(root_fd, unsafe_path)
         try:
-            if not stat.S_ISREG(os.fstat(place).st_mode):
+            # A link to /proc/kmsg is a plain file too, which blocks, and takes what it gives from others.
+            if not stat.S_ISREG(os.fstat(place).st_mode) or fstatfs_type(place) == PROC_SUPER_MAGIC:
                 return None
-            fd = proc_reopen(proc_self, place, os.O_RDONLY)
+            fd = proc_reopen(proc_self, place, os.O_RDONLY | os.O_NONBLOCK)
         finally:
             os.close(place)
     except OSError:
