@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_MESSAGE = 65536
-_MAX_TEXT = 8192
+_MAX_TEXT = 16384  # bytes as JSON, where a character can be twelve; three such texts make a message
 
 
 class Unheard(EOFError):
@@ -43,7 +43,7 @@ class Channel:
         """Send an error, cut to fit."""
         data = error.to_data()
         for key in ("message", "pointer", "hint"):
-            data[key] = data[key][:_MAX_TEXT]
+            data[key] = _cut(data[key])
         self.send("error", error=data)
 
     def receive(self) -> dict[str, Any]:
@@ -87,6 +87,13 @@ class Channel:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _cut(text: str) -> str:
+    text = text[:_MAX_TEXT]
+    while len(dump(text)) > _MAX_TEXT:
+        text = text[:len(text) // 2]
+    return text
 
 
 def pair() -> tuple[Channel, Channel]:
