@@ -315,6 +315,24 @@ add_search_path(PyConfig *config, const char *path)
 	check(py.PyWideStringList_Append(&config->module_search_paths, wide));
 }
 
+// Python refuses to start with a directory as stdin, which is its own business at most: stdin is the
+// container's.  The descriptor that holds it meanwhile, or -1.
+static int
+put_directory_aside(void)
+{
+	struct stat st;
+
+	if (fstat(0, &st) < 0 || !S_ISDIR(st.st_mode))
+		return -1;
+	int kept = fcntl(0, F_DUPFD_CLOEXEC, 3);
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (kept < 0 || null < 0)
+		die("stdin is a directory: %s", strerror(errno));
+	dup2(null, 0);
+	close(null);
+	return kept;
+}
+
 static void
 initialize(const char *package, int argc, char **argv)
 {
@@ -347,7 +365,12 @@ initialize(const char *package, int argc, char **argv)
 	add_search_path(&config, package);  // last: nothing in it can shadow the standard library
 
 	check(py.PyConfig_SetBytesArgv(&config, argc, argv));
+	int directory = put_directory_aside();
 	check(py.Py_InitializeFromConfig(&config));
+	if (directory >= 0) {
+		dup2(directory, 0);
+		close(directory);
+	}
 }
 
 static void __attribute__((noreturn))
