@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attacks import collect, write_table
 from support import GLIBCS_OWN, PYRUNC, Bundle, Host, Runtime, make_rootfs
 
 from pyrunc.linux.syscall import call
@@ -22,6 +23,14 @@ from pyrunc.linux.syscall import call
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runtime", default=PYRUNC, help="the runtime to test: a path (default: the installed pyrunc)")
     parser.addoption("--long", action="store_true", help="the long figures")
+    parser.addoption("--attack-table", metavar="FILE", type=Path,
+                     help="write what tests/system/security has shown into this document's table")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    document = session.config.getoption("--attack-table")
+    if document and session.testscollected and not session.testsfailed:
+        write_table(collect(session.config), document)
 
 
 @pytest.fixture(scope="session", autouse=True)

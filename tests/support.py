@@ -158,7 +158,7 @@ class Runtime:
         wait_for(lambda: self.state(container_id)["status"] == status, f"{container_id} to be {status}")
 
     def clean_up(self) -> None:
-        for container_id in self.ids:
+        for container_id in filter(lambda name: (self.root / name).exists(), self.ids):
             subprocess.run(self.command("delete", "--force", container_id), capture_output=True, timeout=60 * SLOW)
 
 

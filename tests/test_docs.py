@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from attacks import rows_of
 from support import Bundle, Host, Runtime
 
 from pyrunc.cli import COMMANDS, GLOBAL_OPTIONS
@@ -154,6 +156,20 @@ def test_every_file_a_document_names_is_there() -> None:
         if document.parent.name == "docs":
             for name in re.findall(r"`((?:pyrunc|tests|tools|launcher|docs)/[\w./-]+)`", document.read_text()):
                 assert (ROOT / name).exists(), f"{document.name}: {name}"
+
+
+def test_the_table_of_attacks_names_every_test_of_one() -> None:
+    """docs/security.md: each row has its test, and each test of an attack its row."""
+    marked = {}
+    for path in (ROOT / "tests" / "system" / "security").glob("test_*.py"):
+        for node in ast.parse(path.read_text()).body:
+            for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.attack":
+                    assert isinstance(node, ast.FunctionDef)
+                    marked[f"{path.name}::{node.name}"] = ast.literal_eval(mark.args[0])
+    rows = rows_of(ROOT / "docs" / "security.md")
+    assert {test: row for row, test in rows} == marked
+    assert len(rows) == len(marked) >= 25
 
 
 def test_every_name_a_document_says_of_the_library_exists() -> None:
