@@ -24,7 +24,7 @@ CLIENT_PACKAGES := podman buildah conmon catatonit netavark iptables uidmap dock
 TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bin procps iproute2 util-linux \
 	tmux groff-base $(VM_PACKAGES) $(IMAGE_PACKAGES) $(CLIENT_PACKAGES)
 
-SOURCES := $(shell find pyrunc launcher tools setup.py pyproject.toml \
+SOURCES := $(shell find pyrunc shims launcher tools setup.py pyproject.toml \
 	-name __pycache__ -prune -o -type f ! -name '*.so' -print)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 export PIP_ROOT_USER_ACTION := ignore
@@ -58,14 +58,15 @@ install: $(DONE)/pyrunc uninstall
 	$(PIP) install --ignore-installed --no-warn-script-location \
 		$(if $(DESTDIR),--root $(DESTDIR)) --prefix $(PREFIX)/lib/pyrunc $(DONE)/wheel/pyrunc-*.whl
 	mkdir -p $(DESTDIR)$(PREFIX)/bin
-	ln -sf ../lib/pyrunc/bin/pyrunc $(DESTDIR)$(PREFIX)/bin/pyrunc
+	ln -sf ../lib/pyrunc/bin/pyrunc ../lib/pyrunc/bin/containerd-shim-pyrunc-v1 $(DESTDIR)$(PREFIX)/bin
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 docs/man/pyrunc.8 docs/man/pyrunc-image.8
 	install -D -m 644 docs/completion/pyrunc.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pyrunc
 	echo "installed $(DESTDIR)$(PREFIX)/bin/pyrunc"
 
 uninstall:
 	rm -rf $(DESTDIR)$(PREFIX)/lib/pyrunc
-	rm -f $(DESTDIR)$(PREFIX)/bin/pyrunc $(DESTDIR)$(PREFIX)/share/man/man8/pyrunc.8 \
+	rm -f $(DESTDIR)$(PREFIX)/bin/pyrunc $(DESTDIR)$(PREFIX)/bin/containerd-shim-pyrunc-v1 \
+		$(DESTDIR)$(PREFIX)/share/man/man8/pyrunc.8 \
 		$(DESTDIR)$(PREFIX)/share/man/man8/pyrunc-image.8 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/pyrunc
 

@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 LAUNCHER = HERE / "launcher" / "pyrunc.c"
 WRAPPER = HERE / "launcher" / "pyrunc.sh"
 HARDENING = ["-O2", "-fPIE", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2", "-Wall", "-Wextra"]
+PROGRAMS = ("pyrunc", "containerd-shim-pyrunc-v1")
 LINKING = ["-pie", "-Wl,-z,relro,-z,now", "-s"]  # stripped: each container gets a copy of it
 
 
@@ -62,10 +63,10 @@ def _compile_launcher(target: Path) -> None:
         raise RuntimeError(str(error)) from error
 
 
-class BuildValidator(Command):
-    """Generate pyrunc/spec/_validator.py from its schema into the build directory."""
+class BuildGenerated(Command):
+    """Generate the validator of config.json and the shim's messages into the build directory."""
 
-    description = "generate the validator of config.json"
+    description = "generate the validator of config.json and the shim's messages"
     user_options: list[tuple[str, str | None, str]] = []  # noqa: RUF012 (setuptools' own interface)
 
     def initialize_options(self) -> None:
@@ -75,19 +76,22 @@ class BuildValidator(Command):
         self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     def run(self) -> None:
-        out = Path(self.build_lib or "build") / "pyrunc" / "spec" / "_validator.py"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, HERE / "tools" / "generate_validator.py", out], check=True)
+        out = Path(self.build_lib or "build")
+        validator, shim = out / "pyrunc" / "spec" / "_validator.py", out / "pyrunc_shim"
+        validator.parent.mkdir(parents=True, exist_ok=True)
+        shim.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, HERE / "tools" / "generate_validator.py", validator], check=True)
+        subprocess.run([sys.executable, HERE / "tools" / "generate_messages.py", shim], check=True)
 
     def get_source_files(self) -> list[str]:
-        return ["tools/generate_validator.py"]
+        return ["tools/generate_validator.py", "tools/generate_messages.py"]
 
     def get_outputs(self) -> list[str]:
         return []
 
 
 class BuildLauncher(Command):
-    """Put bin/pyrunc into the build directory: the compiled launcher, or the shell one."""
+    """Put bin/pyrunc and the shim into the build directory: the compiled launcher, or the shell one."""
 
     description = "compile the pyrunc command"
     user_options = [("build-dir=", "d", "directory to put it into")]  # noqa: RUF012
@@ -99,7 +103,7 @@ class BuildLauncher(Command):
         self.set_undefined_options("build", ("build_scripts", "build_dir"))
 
     def run(self) -> None:
-        target = Path(self.build_dir or "build") / "pyrunc"
+        target, shim = (Path(out) for out in self.get_outputs())
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
@@ -107,23 +111,25 @@ class BuildLauncher(Command):
         except RuntimeError as error:
             print(f"warning: the pyrunc command will be a shell script, which is slower: {error}", file=sys.stderr)
             shutil.copyfile(WRAPPER, target)
-        target.chmod(0o755)
+        shutil.copyfile(target, shim)  # the same program: it goes by its name
+        for program in (target, shim):
+            program.chmod(0o755)
 
     def get_source_files(self) -> list[str]:
         return ["launcher/pyrunc.c", "launcher/pyrunc.sh"]
 
     def get_outputs(self) -> list[str]:
-        return [str(Path(self.build_dir or "build") / "pyrunc")]
+        return [str(Path(self.build_dir or "build") / name) for name in PROGRAMS]
 
 
 class Build(build):
-    """The usual build, with the validator after the modules it overwrites."""
+    """The usual build, with what is generated after the modules it overwrites."""
 
-    sub_commands = [*build.sub_commands, ("build_validator", None)]  # noqa: RUF012
+    sub_commands = [*build.sub_commands, ("build_generated", None)]  # noqa: RUF012
 
 
 setup(
-    cmdclass={"build": Build, "build_scripts": BuildLauncher, "build_validator": BuildValidator},
+    cmdclass={"build": Build, "build_scripts": BuildLauncher, "build_generated": BuildGenerated},
     scripts=["launcher/pyrunc.sh"],  # makes setuptools run build_scripts, which decides
     ext_modules=[
         Extension(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The `pyrunc` command: a small program that embeds the Python interpreter, isolated.
+// The `pyrunc` command: a small program that embeds the Python interpreter, isolated.  By the name
+// containerd-shim-pyrunc-v1 it is the shim.
 //
 // Why not a script of `python3`: the interpreter's own start costs more than the runtime's work
 // (site, path computation, finalisation), listens to the caller's environment (PYTHONPATH,
@@ -57,6 +58,15 @@ die(const char *format, ...)
 	vfprintf(stderr, format, args);
 	fputc('\n', stderr);
 	exit(1);
+}
+
+// What this program is by the name of its file: the package that is run.
+static const char shim_name[] = "containerd-shim-pyrunc-v1";
+
+static bool
+is_shim(const char *self)
+{
+	return strcmp(strrchr(self, '/') + 1, shim_name) == 0;
 }
 
 // --- 1. Where am I ---------------------------------------------------------------------------
@@ -374,10 +384,10 @@ initialize(const char *package, int argc, char **argv)
 }
 
 static void __attribute__((noreturn))
-run_embedded(const char *package, int argc, char **argv)
+run_embedded(const char *self, const char *package, int argc, char **argv)
 {
 	initialize(package, argc, argv);
-	PyObject *module = py.PyImport_ImportModule("pyrunc.__main__");
+	PyObject *module = py.PyImport_ImportModule(is_shim(self) ? "pyrunc_shim.__main__" : "pyrunc.__main__");
 	// entry(launched) ends the process itself; being here again is a defect, told with a traceback.
 	if (module != NULL)
 		py.PyObject_CallMethod(module, "entry", "i", 1);
@@ -401,7 +411,8 @@ run_python(const char *self, const char *package, int argc, char **argv)
 	if (args == NULL)
 		return;
 	snprintf(bin, sizeof bin, "%.*s", (int)(strrchr(self, '/') - self), self);
-	snprintf(script, sizeof script, "%.*s/pyrunc/__main__.py", PATH_MAX - 32, package);
+	snprintf(script, sizeof script, "%.*s/%s/__main__.py", PATH_MAX - 32, package,
+		 is_shim(self) ? "pyrunc_shim" : "pyrunc");
 	size_t n = 1;
 	for (size_t i = 0; i < LENGTH(options); i++)
 		args[n++] = options[i];
@@ -433,7 +444,7 @@ main(int argc, char **argv)
 		die("open /proc/self/exe: %s (is /proc mounted?)", strerror(errno));
 	bool private_copy = is_private_copy(exe);
 	find_self(self, sizeof self, private_copy, argc > 0 ? argv[0] : NULL);
-	if (!private_copy && enters_container(argc, argv)) {
+	if (!private_copy && (is_shim(self) || enters_container(argc, argv))) {
 		seal(exe, self, argv);
 		die("cannot run from a sealed copy of itself: %s (allow executable memfds with "
 		    "sysctl vm.memfd_noexec=0, or mount /run, /dev/shm or /tmp without noexec)",
@@ -444,7 +455,7 @@ main(int argc, char **argv)
 	if (!find_package(self, package))
 		die("the pyrunc package is not beside %s (reinstall pyrunc)", self);
 	if (load_libpython())
-		run_embedded(package, argc, argv);
+		run_embedded(self, package, argc, argv);
 	run_python(self, package, argc, argv);
 	die("%s and a python3 of version 3.11 or later are missing (install one of them)", PYRUNC_LIBPYTHON);
 }

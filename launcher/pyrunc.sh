@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The `pyrunc` command where launcher/pyrunc.c could not be compiled: finds the package beside
-# itself, then an interpreter, and runs it isolated: no environment variables, no site-packages
+# The `pyrunc` command, and by its name containerd-shim-pyrunc-v1, where launcher/pyrunc.c could
+# not be compiled: finds the package beside itself, then an interpreter, and runs it isolated: no environment variables, no site-packages
 # hooks, nothing imported from the working directory.  pyrunc/_seal.py does the sealing.
 
 fail() {
@@ -27,13 +27,18 @@ for place in "$prefix"/lib*/python3.*/site-packages "$prefix"/lib*/python3.*/dis
 done
 [ -n "$package" ] || fail "the pyrunc package is not beside $self (reinstall pyrunc)"
 
+case $self in
+*/containerd-shim-pyrunc-v1) script=$package/pyrunc_shim/__main__.py ;;
+*) script=$package/pyrunc/__main__.py ;;
+esac
+
 # The interpreter that the package was installed for, then any.
 version=${package%/*}
 version=${version##*/}
 for name in "$version" python3.11 python3.12 python3.13 python3.14 python3; do
 	for directory in "$bin" /usr/bin /usr/local/bin; do
 		if [ -f "$directory/$name" ] && [ -x "$directory/$name" ]; then
-			exec "$directory/$name" -I -S -P -B -X utf8 "$package/pyrunc/__main__.py" "$@"
+			exec "$directory/$name" -I -S -P -B -X utf8 "$script" "$@"
 		fi
 	done
 done

@@ -29,7 +29,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     out = tmp_path_factory.mktemp("wheels")
     source = out / "source"
     # A copy: building in the tree leaves files there.
-    run("cp", "-a", *(ROOT / name for name in ("pyrunc", "launcher", "tools", "setup.py", "pyproject.toml",
+    run("cp", "-a", *(ROOT / name for name in ("pyrunc", "shims", "launcher", "tools", "setup.py", "pyproject.toml",
                                                "README.md", "LICENSE", "NOTICE", "MANIFEST.in")),
         _made(source))  # fmt: skip
     (source / "pyrunc/spec/_validator.py").unlink()  # generated, whether or not it is there
@@ -114,9 +114,10 @@ def test_the_command_is_a_program_or_else_a_script(wheels: dict[str, Path]) -> N
     begins = {}
     for mode, path in wheels.items():
         archive = zipfile.ZipFile(path)
-        (script,) = (name for name in archive.namelist() if name.endswith("scripts/pyrunc"))
-        begins[mode] = archive.read(script)[:4]
-        assert archive.getinfo(script).external_attr >> 16 & 0o111 == 0o111
+        for program in ("pyrunc", "containerd-shim-pyrunc-v1"):
+            (script,) = (name for name in archive.namelist() if name.endswith(f"scripts/{program}"))
+            begins[mode] = archive.read(script)[:4]
+            assert archive.getinfo(script).external_attr >> 16 & 0o111 == 0o111
     assert begins == {"compiled": b"\x7fELF", "no-compiler": b"#!/b"}
 
 

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shim itself: a loop, a server, the service, and an end."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from pyrunc.linux import process as k
+
+from . import operations, service
+from .loop import Loop
+from .publisher import Publisher
+from .server import Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from _socket import socket
+
+    from .manage import Arguments, Surroundings
+else:
+    import _signal  # what `signal` wraps; that one costs importing enum
+
+_FAREWELL_SECONDS = 5.0  # for the last answer and the last events, as the reference
+_COLLECT_SECONDS = 30.0
+
+
+def serve(arguments: Arguments, around: Surroundings, listener: socket, path: str) -> None:
+    """Serve on the socket until a Shutdown or a signal."""
+    # What is loaded stays, in pages that the workers share.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    operations.debugging = "debug" in arguments.switches
+    k.prctl(k.PR_SET_CHILD_SUBREAPER, 1)
+    loop = Loop()
+    publisher = Publisher(loop, around.events, arguments["namespace"],
+                          lambda message: operations.report("error", message))
+
+    def shut_down() -> None:
+        loop.later(_FAREWELL_SECONDS, loop.stop)
+        publisher.when_idle(loop.stop)
+
+    def collect() -> None:
+        gc.collect()
+        loop.later(_COLLECT_SECONDS, collect)
+
+    tasks = service.Service(loop, publisher, arguments["namespace"], shut_down)
+    server = Server(loop, listener, tasks.services(), lambda message: operations.report("error", message))
+    loop.signals({_signal.SIGTERM: loop.stop, _signal.SIGINT: loop.stop})
+    for number in (_signal.SIGPIPE, _signal.SIGHUP):
+        _signal.signal(number, _signal.SIG_IGN)
+    loop.later(_COLLECT_SECONDS, collect)
+    try:
+        loop.run()
+    finally:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+        server.close()

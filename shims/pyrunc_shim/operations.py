@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the workers do: the runtime's operations, each in a process of its own.
+
+They get plain values, and return what can be JSON.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrunc import execution
+from pyrunc.creation import CreateOptions
+from pyrunc.errors import ContainerNotFound
+from pyrunc.lifecycle import Container
+from pyrunc.log import Log
+from pyrunc.spec.load import load_process, parse
+
+from . import rootfs, worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .messages import Mount, Options
+
+debugging = False
+
+
+def report(level: str, message: str) -> None:
+    """A line of the shim's log; it is a fifo of containerd's, and a full one loses lines rather than time."""
+    if level == "debug" and not debugging:
+        return
+    try:
+        os.write(worker.log_fd, Log().line(level, message).encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
+
+
+def create(container_id: str, bundle: str, root: str, mounts: list[Mount], options: Options,
+           console: int) -> dict[str, Any]:
+    """Mount the root, create the container: its init's pid."""
+    rootfs.mount(bundle, mounts)
+    try:
+        container = Container.create(bundle, container_id, root, CreateOptions(
+            pid_file=f"{bundle}/init.pid", pivot=not options.no_pivot_root, keyring=not options.no_new_keyring,
+            systemd_cgroup=options.systemd_cgroup, console_fd=console), report)
+    except BaseException:
+        rootfs.unmount(bundle)
+        raise
+    return {"pid": container.pid, "own_pids": bool((container.data or {}).get("pid_namespace", True))}
+
+
+def start(container_id: str, root: str) -> None:
+    """Run the container's program."""
+    Container.load(container_id, root, report).start()
+
+
+def start_exec(container_id: str, root: str, spec: bytes, terminal: bool, pid_file: str,
+               console: int) -> dict[str, Any]:
+    """Run another process in the container: its pid."""
+    process = load_process(spec, "the process")
+    process["terminal"] = terminal
+    with Container.load(container_id, root, report) as container:
+        return {"pid": execution.start(container, process,
+                                       execution.ExecOptions(pid_file=pid_file, console_fd=console))}
+
+
+def kill(container_id: str, root: str, number: int, everyone: bool) -> None:
+    """Signal the init, or everybody."""
+    Container.load(container_id, root, report).kill(number, everyone)
+
+
+def pause(container_id: str, root: str) -> None:
+    Container.load(container_id, root, report).pause()
+
+
+def resume(container_id: str, root: str) -> None:
+    Container.load(container_id, root, report).resume()
+
+
+def update(container_id: str, root: str, resources: bytes) -> None:
+    """Change the container's limits: `resources` is linux.resources as JSON."""
+    Container.load(container_id, root, report).update(parse(resources, "the resources", drop_null=True))
+
+
+def delete(container_id: str, root: str, bundle: str, force: bool) -> None:
+    """Delete the container, if it is there, and unmount its root."""
+    try:
+        Container.load(container_id, root, report).delete(force)
+    except ContainerNotFound:
+        pass  # a failed start has deleted it
+    rootfs.unmount(bundle)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container's root as containerd's snapshotter describes it: a list of mounts, made at BUNDLE/rootfs."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pyrunc import mountopts, paths
+from pyrunc.errors import KernelError, kernel_error
+from pyrunc.linux import mount as k
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .messages import Mount
+
+_MODE = 0o711
+_PAGE = 4096  # what mount(2) takes of data
+_LAYERS = ("lowerdir", "upperdir", "workdir")
+
+
+def mount(bundle: str, mounts: Iterable[Mount]) -> None:
+    """Make the mounts, in order; all of them or, after an error, none.  Changes directory: for a worker.
+
+    Raises KernelError.
+    """
+    root = f"{bundle}/rootfs"
+    mounts = list(mounts)
+    if not mounts:
+        return
+    try:
+        os.mkdir(root, _MODE)
+    except FileExistsError:
+        pass
+    try:
+        for entry in mounts:
+            _mount(root, entry)
+    except BaseException:
+        unmount(bundle)
+        raise
+
+
+def _mount(root: str, entry: Mount) -> None:
+    options = mountopts.parse(list(entry.options), "")
+    what = f"mount {entry.type} {entry.source} on {root}/{entry.target}".rstrip("/")
+    data = options.data_string() or ""
+    target = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if paths.clean(entry.target):
+            below = paths.make_directory(target, entry.target)
+            os.close(target)
+            target = below
+        place = f"/proc/self/fd/{target}"
+        flags = options.old_flags()
+        if options.bind:
+            k.mount(entry.source, place, None, k.MS_BIND | (k.MS_REC if options.recursive else 0))
+            if flags:  # which the kernel passes over in the first call (mount(2))
+                made = os.open(f"{root}/{entry.target}", os.O_PATH | os.O_CLOEXEC)
+                try:
+                    k.mount_setattr(made, set_=options.set, clear=options.clear)
+                finally:
+                    os.close(made)
+        else:
+            if len(data) >= _PAGE:
+                data = _shorten(data)
+            k.mount(entry.source, place, entry.type, flags, data or None)
+    except OSError as error:
+        raise kernel_error(what, error) from None
+    finally:
+        os.close(target)
+
+
+def _shorten(data: str) -> str:
+    """Overlay's options with relative paths, from the directory that they have in common: become that directory's."""
+    pairs = [item.partition("=") for item in data.split(",")]
+    directories = [path for name, _, value in pairs if name in _LAYERS for path in value.split(":")]
+    if not directories or any(not path.startswith("/") or "\\" in path for path in directories):
+        return data
+    common = os.path.commonpath(directories)
+    os.chdir(common)
+    return ",".join(f"{name}{equals}" + (":".join(os.path.relpath(path, common) for path in value.split(":"))
+                                         if name in _LAYERS else value) for name, equals, value in pairs)
+
+
+def unmount(bundle: str) -> None:
+    """Take away all that is mounted at BUNDLE/rootfs; nothing there is fine.  Raises KernelError."""
+    root = f"{bundle}/rootfs"
+    while True:
+        try:
+            k.umount(root, k.MNT_DETACH | k.UMOUNT_NOFOLLOW)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return
+            raise _failure(root, error) from None
+
+
+def _failure(root: str, error: OSError) -> KernelError:
+    return kernel_error(f"unmount {root}", error)
