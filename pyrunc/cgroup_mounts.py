@@ -29,6 +29,12 @@ def mount_cgroup(root: RootFs, target: int, options: MountOptions, fstype: str) 
 
 
 def _mount_v2(root: RootFs, target: int, options: MountOptions) -> int:
+    host = _hosts_v2(root, options)
+    if host:
+        tree = k.open_tree(AT_FDCWD, host)
+        k.mount_setattr(tree, set_=options.set, clear=options.clear, propagation=k.MS_PRIVATE)
+        k.move_mount(tree, target)
+        return tree
     try:
         tree = _new_mount("cgroup2", "cgroup2", options.set, options.data)
     except OSError as error:
@@ -45,6 +51,17 @@ def _mount_v2(root: RootFs, target: int, options: MountOptions) -> int:
             k.mount_setattr(tree, set_=options.set | k.MOUNT_ATTR_RDONLY)
     k.move_mount(tree, target)
     return tree
+
+
+def _hosts_v2(root: RootFs, options: MountOptions) -> str:
+    """Where the host has what the container is to see, "" where that is something else.
+
+    A mount of cgroup2 made in the host's cgroup namespace sets the options of the hierarchy for the whole
+    host (cgroup-v2.rst, Mounting), to none unless it repeats them: nsdelegate would be gone.
+    """
+    if root.cgroup_namespace or root.user_namespace or root.cgroup is None or options.data:
+        return ""
+    return {"unified": "/sys/fs/cgroup", "hybrid": cgroupv1.UNIFIED}.get(root.cgroup.mode, "")
 
 
 def _new_mount(fstype: str, source: str, attributes: int, data: list[tuple[str, str | None]]) -> int:

@@ -180,7 +180,8 @@ class Host:
         self.before = self.look()
 
     def look(self) -> dict[str, list[str]]:
-        mounts = sorted(" ".join(line.split()[3:6]) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        mounts = sorted(" ".join([*line.split()[3:6], line.partition(" - ")[2]]) for line in lines)
         own = set(self._state()) if self.shared else set()
         cgroups = sorted(path for path, _, _ in os.walk("/sys/fs/cgroup")
                          if not self.shared or os.path.basename(path) in own)

@@ -94,15 +94,23 @@ def test_unified_without_a_namespace(runtime: Runtime, bundle: Bundle, host: Hos
     assert result.errors == ["mkdir: can't create directory '/sys/fs/cgroup/x': Read-only file system"]
 
 
-def test_cgroup2_on_a_hybrid_machine(runtime: Runtime, bundle: Bundle, host: Host) -> None:
-    """A mount of type cgroup2 is that, whatever else there is."""
+@pytest.mark.parametrize("namespace", [False, True], ids=["host-namespace", "own-namespace"])
+def test_cgroup2_on_a_hybrid_machine(runtime: Runtime, bundle: Bundle, host: Host, namespace: bool) -> None:
+    """A mount of type cgroup2 is that, whatever else there is: all of the host's, or from its own cgroup down."""
     for mount in bundle.config["mounts"]:
         if mount["type"] == "cgroup":
             mount["type"] = mount["source"] = "cgroup2"
-    bundle.namespace("cgroup")
-    result = runtime.run(bundle, "cat /proc/self/mountinfo; cat /sys/fs/cgroup/cgroup.procs | head -1")
-    assert mount_at(result.out, POINT).fstype == "cgroup2"
-    assert result.lines[-1] == "1"
+    bundle.config["linux"]["cgroupsPath"] = f"/t5-{os.getpid()}"
+    if namespace:
+        bundle.namespace("cgroup")
+    own = "" if namespace else f"/t5-{os.getpid()}"
+    result = runtime.run(bundle, f"cat /proc/self/mountinfo; mkdir {POINT}/x; grep ^0: /proc/self/cgroup; "
+                                 f"head -n1 {POINT}{own}/cgroup.procs")
+    mount = mount_at(result.out, POINT)
+    assert (mount.fstype, mount.root) == ("cgroup2", "/")
+    assert mount.options >= {"ro", "nosuid", "noexec", "nodev"}
+    assert result.lines[-2:] == [f"0::{own or '/'}", "1"], result
+    assert result.errors == [f"mkdir: can't create directory '{POINT}/x': Read-only file system"]
 
 
 # In a user namespace: the kernel shows what the container's own cgroup is, and gives what was delegated to it.

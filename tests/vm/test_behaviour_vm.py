@@ -6,10 +6,12 @@ The same tests as tests/system has, on a kernel with every v2 controller; and wh
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from container_cgroup import ContainerCgroup, is_v2, resources
+from mountinfo import mount_at
 from support import Bundle, Host, Runtime, wait_for
 from system import (
     test_cgroup_cycles,
@@ -82,3 +84,18 @@ def test_memory_high_holds_a_hog_back(runtime: Runtime, bundle: Bundle, host: Ho
 
     wait_for(lambda: high() > 0, "the hog to be held back")
     assert cgroup.oom_kills() == 0
+
+
+@pytest.mark.vm_short
+@pytest.mark.parametrize("namespace", [False, True], ids=["host's", "own"])
+def test_the_hosts_cgroups_keep_their_options(runtime: Runtime, bundle: Bundle, host: Host, namespace: bool) -> None:
+    """cgroup-v2.rst, Mounting: whoever mounts cgroup2 in the first cgroup namespace sets them for all; runc does
+    (its issue 5258), and no container is kept from its own limits any more."""
+    bundle.without("cgroup")
+    if namespace:
+        bundle.namespace("cgroup")
+    result = runtime.run(bundle, "cat /proc/self/mountinfo; mkdir /sys/fs/cgroup/x")
+    assert mount_at(result.out, "/sys/fs/cgroup").fstype == "cgroup2"
+    assert result.errors == ["mkdir: can't create directory '/sys/fs/cgroup/x': Read-only file system"]
+    assert mount_at(Path("/proc/self/mountinfo").read_text(), "/sys/fs/cgroup").data >= {"nsdelegate",
+                                                                                         "memory_recursiveprot"}

@@ -227,7 +227,6 @@ def test_small_memory(systemd: SystemdRuntime, bundle: Bundle, host: Host, limit
     assert show(unit, "ActiveState", "MemoryMax") == {"ActiveState": "active", "MemoryMax": str(limit << 20)}
     assert systemd("start", container).code == 0
     systemd.wait(container)
-    assert "oom_kill 0" in (cgroup / "memory.events").read_text().splitlines()
     assert systemd("delete", container).code == 0
     assert not cgroup.exists()
     assert systemd.run(bundle, "cat /proc/self/cgroup").lines == [
