@@ -185,7 +185,7 @@ def test_every_name_a_document_says_of_the_library_exists() -> None:
 def test_the_librarys_examples_run(bundle: Bundle, runtime: Runtime, host: Host, tmp_path: Path) -> None:
     """All Python blocks of library.md, one after the other in one program, with real paths in them."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "library.md").read_text(), re.M | re.S)
-    assert len(blocks) >= 4
+    assert len(blocks) >= 5
     bundle.args("sleep", "100").save()
     code = "\n".join(blocks).replace("/path/to/bundle", str(bundle.path)).replace("/path/to/pid", str(tmp_path / "pid"))
     where = f"import pyrunc.state\npyrunc.state.default_root = lambda: {str(runtime.root)!r}\n"
@@ -195,6 +195,7 @@ def test_the_librarys_examples_run(bundle: Bundle, runtime: Runtime, host: Host,
     lines = done.stdout.splitlines()
     assert lines[0] == "created" and int(lines[1]) > 1 and lines[2] == "no such container"
     assert lines[3] == "bundle /path/to/nothing: stat: no such file or directory (ENOENT)"
+    assert sorted(lines[4:]) == ["3", "uid=1000(alice) gid=1000(alice)"]
     assert (tmp_path / "pid").read_text().isdigit()
 
 

@@ -37,6 +37,10 @@ LIFECYCLE = {"pyrunc.cgroup", "pyrunc.cgroupfs", "pyrunc.cgroupv1", "pyrunc.cgro
 STATS = {"pyrunc.events", "pyrunc.stats", "pyrunc.stats_v1", "pyrunc.stats_v2"}
 VALIDATING = {"pyrunc.spec._validator", "pyrunc.spec.check", "pyrunc.spec.check_linux"}
 UPDATING = {"pyrunc.control", "pyrunc.resources", "pyrunc.limits", "pyrunc.device_rules"}
+#: What goes into a container, and nothing of what makes one (creation, init, mounts, devices).
+ENTERING = {"pyrunc.capabilities", "pyrunc.channel", "pyrunc.console", "pyrunc.execution", "pyrunc.foreground",
+            "pyrunc.handover", "pyrunc.joining", "pyrunc.mountopts", "pyrunc.namespaces", "pyrunc.passwd",
+            "pyrunc.process", "pyrunc.rlimits", "pyrunc.rootfs"}
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "version": (("--version",), set()),
     "state": (("state", "{id}"), LIFECYCLE),
@@ -47,6 +51,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "resume": (("resume", "{id}"), LIFECYCLE | {"pyrunc.control"}),
     "ps": (("ps", "--format", "json", "{id}"), LIFECYCLE | {"pyrunc.control"}),
     "events": (("events", "--stats", "{id}"), LIFECYCLE | STATS),
+    "exec": (("exec", "{id}", "true"), LIFECYCLE | VALIDATING | ENTERING),
     "update": (("update", "--pids-limit", "9", "{id}"), LIFECYCLE | VALIDATING | UPDATING),
 }
 #: The parts that only a creating command may load.
@@ -71,7 +76,7 @@ sys.exit(status)
 AUDIT = """
 import mmap, os, sys
 sys.path.append(sys.argv[1])
-from pyrunc import init, rootfs
+from pyrunc import execution, init, rootfs
 from pyrunc.cli import main
 
 shared = mmap.mmap(-1, 1 << 20)
@@ -95,7 +100,14 @@ def pivot(root, enter=rootfs.pivot):
     entered = True
     note("entered")
 
+def main_of_exec(plan, enter=execution.main):
+    global entered
+    entered = True  # all its namespaces are joined
+    note("entered")
+    enter(plan)
+
 rootfs.pivot = pivot
+execution.main = main_of_exec
 sys.addaudithook(hook)
 status = main(sys.argv[3:])
 with open(sys.argv[2], "wb") as file:
@@ -183,6 +195,24 @@ def test_init_opens_and_imports_nothing_in_its_root(runtime: Runtime, bundle: Bu
     told = [re.sub(r"^open fd/\d+$", "open fd/N", event) for event in events]
     hook = ["os.fork", "os.exec b'/bin/true'"] if hooks else []
     assert told == ["entered", "open fd/N", "open fd/N", *hook, "os.exec /bin/true"]
+
+
+@pytest.mark.parametrize("home", [True, False], ids=["HOME given", "HOME looked up"])
+def test_exec_opens_and_imports_nothing_in_the_container(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path,
+                                                         home: bool) -> None:
+    """From where it has joined the container's namespaces: its own attributes, the root, passwd, the program."""
+    if home:
+        bundle.process["env"].append("HOME=/root")
+    container = runtime.create(bundle.args("sleep", "100"))
+    assert runtime("start", container).code == 0
+    trail = tmp_path / "trail"
+    done = subprocess.run([*ISOLATED, "-c", AUDIT, SITE_PACKAGES, str(trail), "--root", str(runtime.root), "exec",
+                           container, "/bin/true"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 0, done
+    told = [re.sub(r"^open fd/\d+$", "open fd/N", event) for event in trail.read_text().splitlines()]
+    # `self` is relative to the host's procfs, `fd/N` to that: a descriptor below the root, opened again to be read.
+    assert told == ["entered", "open self", "open /", *([] if home else ["open fd/N"]), "os.exec /bin/true"]
 
 
 def test_the_audit_sees_an_import(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:

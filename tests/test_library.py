@@ -318,3 +318,102 @@ def test_importing_it_costs_nothing(tmp_path: Path) -> None:
                           check=True)
     assert done.stdout == "['pyrunc', 'pyrunc._version']\n"
     assert os.path.dirname(sys.executable)
+
+
+def test_exec(runtime: Runtime, bundle: Bundle) -> None:
+    """By arguments, or a whole process; a child of the caller's, which shows a sealed program to the container."""
+    bundle.args("sleep", "100")
+    seen = program(runtime, bundle, """
+        container = pyrunc.Container.create(bundle, mine, root)
+        container.start()
+        before = picture()
+        seen = []
+        def code(pid):
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        seen.append(code(container.exec(["sh", "-c", "exit 7"])))
+        process = {"cwd": "/", "args": ["sh", "-c", "test $(id -u) = 5 && test $A = b"], "user": {"uid": 5, "gid": 5},
+                   "env": ["PATH=/bin", "A=b", *(f"LONG{n}=" + "x" * 100000 for n in range(4))]}
+        seen.append(code(container.exec(process)))
+        path = os.path.join(bundle, "pid")
+        pid = container.exec(["sleep", "50"], pyrunc.ExecOptions(pid_file=path))
+        seen.append(int(open(path).read()) == pid)
+        seen.append(pid in container.pids())
+        os.kill(pid, 9)
+        seen.append(code(pid))
+        assert [entry for entry in children() if entry[0] != container.pid] == []
+        def failing(call):
+            try:
+                call()
+            except pyrunc.PyruncError as error:
+                seen.append([type(error).__name__, error.pointer, str(error)])
+        failing(lambda: container.exec(["nothing-of-that-name"]))
+        failing(lambda: container.exec({"cwd": "relative", "args": ["true"]}))
+        failing(lambda: container.exec(["true"], pyrunc.ExecOptions(preserve_fds=1)))
+        container.kill(9)
+        os.waitpid(container.pid, 0)
+        failing(lambda: container.exec(["true"]))
+        assert picture() == before and children() == []
+        container.delete()
+        failing(lambda: container.exec(["true"]))
+        print(json.dumps(seen))
+    """)
+    assert seen[:5] == [7, 0, True, True, -9]
+    missing, relative, descriptors, stopped, deleted = seen[5:]
+    assert missing[1] == "/process/args/0" and "executable file not found" in missing[2]
+    assert relative[:2] == ["ConfigError", "/process/cwd"]
+    assert descriptors[0] == "UsageError"
+    assert stopped == ["ContainerError", "", "cannot exec in a stopped container"]
+    assert deleted[0] == "ContainerNotFound"
+
+
+def test_exec_of_a_threaded_program(runtime: Runtime, bundle: Bundle) -> None:
+    """From several threads at once, each gets the exit codes of its own processes."""
+    bundle.args("sleep", "100")
+    seen = program(runtime, bundle, """
+        container = pyrunc.Container.create(bundle, mine, root)
+        container.start()
+        codes, errors = {}, []
+        def work(number):
+            try:
+                with pyrunc.Container.load(mine, root) as own:
+                    pid = own.exec(["sh", "-c", f"exit {number}"])
+                codes[number] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            except BaseException as error:
+                errors.append(repr(error))
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        container.delete(force=True)
+        print(json.dumps([errors, sorted(codes.items()), [entry for entry in children() if entry[0] != container.pid]]))
+    """)
+    assert seen == [[], [[number, number] for number in range(6)], []]
+
+
+def test_what_enters_a_container_is_sealed(runtime: Runtime, bundle: Bundle) -> None:
+    """CVE-2019-5736: what the container's processes can see of it is not the interpreter of the program."""
+    bundle.args("sleep", "100")
+    targets = program(runtime, bundle, """
+        container = pyrunc.Container.create(bundle, mine, root)
+        container.start()
+        targets, stop = set(), threading.Event()
+        def watch():
+            while not stop.is_set():
+                for pid in container.pids():
+                    if pid != container.pid:
+                        try:
+                            targets.add(os.readlink(f"/proc/{pid}/exe"))
+                        except OSError:
+                            pass
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        for _ in range(20):
+            os.waitpid(container.exec(["true"]), 0)
+        stop.set()
+        watcher.join()
+        container.delete(force=True)
+        print(json.dumps(sorted(targets)))
+    """)
+    assert any("memfd:" in target for target in targets), targets
+    assert [target for target in targets if "python" in target] == []
