@@ -27,6 +27,7 @@ _IN_ORDER = (
 NAMES = tuple("CAP_" + name for name in _IN_ORDER.split())
 _NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
+SYS_ADMIN = 1 << _NUMBERS["CAP_SYS_ADMIN"]
 _SETPCAP = 1 << _NUMBERS["CAP_SETPCAP"]
 _POINTER = "/process/capabilities"
 _MASK_BITS = 64  # capget(2), version 3
@@ -150,18 +151,28 @@ def apply_bounding(mask: int) -> None:
                                    pointer=f"{_POINTER}/bounding") from None
 
 
-def apply(sets: CapabilitySets) -> None:
-    """Set the thread's effective, permitted, inheritable and ambient sets."""
+def apply(sets: CapabilitySets, keep: int = 0) -> None:
+    """Set the thread's effective, permitted, inheritable and ambient sets.
+
+    `keep` stays permitted as well, where it is: until execve(2), which makes the set anew.
+    """
     _, permitted, inheritable = kernel.capget()
     try:
         if sets.inheritable & ~inheritable:
             # setuid(2) away from root empties the effective set, and CAP_SETPCAP with it, which the
             # next call needs.
             kernel.capset(permitted, permitted, inheritable)
-        kernel.capset(sets.effective, sets.permitted, sets.inheritable)
+        kernel.capset(sets.effective, sets.permitted | permitted & keep, sets.inheritable)
     except OSError as error:
         raise kernel_error("set the capabilities", error, syscall="capset", pointer=_POINTER) from None
     _apply_ambient(sets.ambient)
+
+
+def raise_effective(mask: int) -> None:
+    """Make what is permitted of `mask` effective too.  Raises OSError."""
+    effective, permitted, inheritable = kernel.capget()
+    if permitted & mask & ~effective:
+        kernel.capset(effective | permitted & mask, permitted, inheritable)
 
 
 def _apply_ambient(mask: int) -> None:

@@ -24,17 +24,21 @@ from .state import CONFIG, StateDir, process_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
+
     from .bundle import Bundle
     from .cgroup import Cgroup
     from .lifecycle import Report
     from .netdevices import NetDevices
     from .placeholder import Placeholder
     from .rdt import Rdt
+    from .seccomp_agent import Agent
+else:
+    import _signal  # what `signal` wraps; that one costs importing enum
 
 # Parts of config.json that this version refuses rather than ignore: without them the container would
 # be less confined than it was asked to be.
 _UNSUPPORTED = (
-    ("linux", "seccomp", "seccomp filters"),
     ("linux", "mountLabel", "SELinux labels"),
     ("process", "selinuxLabel", "SELinux labels"),
     ("process", "apparmorProfile", "AppArmor profiles"),
@@ -93,9 +97,9 @@ def create(bundle_path: str, container_id: str, root: str, options: CreateOption
 class Creation:
     """One create on its way: what has been made so far, to be undone if the rest fails."""
 
-    __slots__ = ("born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "hooks_ran",
-                 "keep_fds", "late_join", "mounts", "namespaces", "net_devices", "options", "pid", "pidfd_socket",
-                 "placeholder", "process", "rdt", "report")
+    __slots__ = ("agent", "born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "filter",
+                 "hooks_ran", "keep_fds", "late_join", "mounts", "namespaces", "net_devices", "options", "pid",
+                 "pidfd_socket", "placeholder", "process", "rdt", "report")
 
     def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
                  report: Report) -> None:
@@ -123,6 +127,8 @@ class Creation:
         for warning in self.process.warnings if self.process else ():
             report("warning", warning)
         self._check_terminal()
+        self.filter = self.process.prepare_filter(report) if self.process else None
+        self.agent: Agent | None = None
         if getattr(report, "debugging", False):
             from . import explain
 
@@ -206,6 +212,8 @@ class Creation:
             self.namespaces.close()
             if self.channel is not None:
                 self.channel.close()
+            if self.agent is not None:
+                self.agent.close()
         self.container.directory.unlock()
         return self.container
 
@@ -244,6 +252,8 @@ class Creation:
                 self._limit()
                 self._create_hooks()
                 channel.send("go")
+            if self.agent is not None:
+                self.agent.serve(channel, self.pid, self.container.hook_state("creating", self.pid))
             channel.expect("ready")
             if not plan.has_create_hooks():
                 self._limit()
@@ -317,6 +327,10 @@ class Creation:
             from .console import connect
 
             console_fd = self._keep(connect(options.console_socket))
+        if self.filter is not None and self.filter.listens:
+            from .seccomp_agent import Agent
+
+            self.agent = Agent(self.filter)
         ours, theirs = pair()
         self.channel = ours
         plan = init.InitPlan(
@@ -423,7 +437,8 @@ class Creation:
 
             return out_of_memory(self.bundle.config)
         if status < 0:
-            return ContainerError(f"the container's init was killed by signal {-status}")
+            hint = "SIGSYS: its seccomp profile forbids what it has to do" if status == -_signal.SIGSYS else ""
+            return ContainerError(f"the container's init was killed by signal {-status}", hint=hint)
         return ContainerError(f"the container's init exited with status {status} before it was ready")
 
     def _undo(self, cause: BaseException) -> None:

@@ -7,7 +7,10 @@ is given up if the container ends meanwhile.
     parent                                   the process
     limits, OOM score, cgroup    -- go -->   keyring, terminal, scheduler, user, capabilities;
                                  <- ready -  the program is looked up
-    pid file, pidfd              -- commit -> execve
+    pid file, pidfd              -- commit ->
+    the listener, to the agent  <- seccomp -
+                                 -- taken ->  (these two lines only where a filter notifies one)
+                                              execve
     the channel closes, or has why it failed
 
 What it may import, and when, is as in init.py: all before the fork.
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from .lifecycle import Container
     from .namespaces import NamespacePlan
     from .process import ProcessPlan
+    from .seccomp_agent import Agent
     from .spec.types import Config, Process
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
@@ -83,7 +87,7 @@ def start(container: Container, wanted: Process, options: ExecOptions | None = N
 class Execution:
     """One exec on its way."""
 
-    __slots__ = ("channel", "container", "fds", "options", "pid", "process", "reap", "wrote_pid_file")
+    __slots__ = ("agent", "channel", "container", "fds", "options", "pid", "process", "reap", "wrote_pid_file")
 
     def __init__(self, container: Container, wanted: Process, options: ExecOptions,
                  reap: Callable[[int], None] | None) -> None:
@@ -92,6 +96,7 @@ class Execution:
         self.reap = reap
         self.pid = 0
         self.fds: list[int] = []
+        self.agent: Agent | None = None
         self.channel: Channel | None = None
         self.wrote_pid_file = False
         status = container.status()
@@ -134,6 +139,8 @@ class Execution:
             self.fds.clear()
             if self.channel is not None:
                 self.channel.close()
+            if self.agent is not None:
+                self.agent.close()
         return self.pid
 
     def _keep(self, fd: int) -> int:
@@ -149,6 +156,7 @@ class Execution:
         console_fd = options.console_fd
         if options.console_socket:
             console_fd = self._keep(console.connect(options.console_socket))
+        agent = self._connect_agent()
         joined = self._namespaces(proc)
         self.channel, theirs = pair()
         plan = ExecPlan(self.container, self.process, theirs, proc, self._root(proc), console_fd, keep_fds)
@@ -177,11 +185,22 @@ class Execution:
         except (EOFError, BrokenPipeError):
             raise self._death() from None
         try:
+            if agent is not None:
+                agent.serve(channel, self.pid, self.container.hook_state("running", self.container.pid))
             channel.expect("error")
         except Unheard:
             raise self._death() from None
         except EOFError:
             pass  # execve closed it
+
+    def _connect_agent(self) -> Agent | None:
+        filter_ = self.process.prepare_filter(self.container.report)
+        if filter_ is None or not filter_.listens:
+            return None
+        from .seccomp_agent import Agent
+
+        self.agent = Agent(filter_)
+        return self.agent
 
     def _namespaces(self, proc: int) -> NamespacePlan:
         """Those of the init that aren't ours, open.  Raises ContainerError when the init is gone."""
@@ -265,6 +284,8 @@ class Execution:
             return gone
         if status < 0:
             hint = "out of memory?" if starved else ""
+            if status == -_signal.SIGSYS:
+                hint = "SIGSYS: the container's seccomp profile forbids what it has to do"
             return ContainerError(f"the process was killed by signal {-status} before it was executed", hint=hint)
         return ContainerError(f"the process exited with status {status} before it was executed")
 
@@ -368,6 +389,10 @@ def _enter(plan: ExecPlan) -> None:
         os.set_inheritable(fd, True)
     k.reset_signals()
     wanted.apply_limits()
+    if wanted.seccomp is not None and wanted.seccomp.listens:
+        wanted.confine_for_agent(plan.channel)
+    else:
+        wanted.confine()
     wanted.execute(program)
 
 

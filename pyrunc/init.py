@@ -10,6 +10,8 @@ the fork.  It talks to the parent over a channel, and leaves by execve or _exit.
     prestart, createRuntime     <- mounted -  (these two lines only where there are such hooks)
                                 -- go -->
                                               createContainer, pivot_root, masks, privileges
+    the listener, to the agent  <- seccomp -
+                                -- taken ->   (these two lines only where a filter notifies one)
                                 <- ready --
     memory limit, if tight      -- limited ->
     state.json                  <- settled -  (these two lines only then)
@@ -246,7 +248,11 @@ def _enter(plan: InitPlan, root: RootFs) -> str:
     process.drop_privileges()
     # Entering other credentials makes a process dumpable or not by its own rules: decide again.
     k.prctl(k.PR_SET_DUMPABLE, 0)
-    return process.find_program()
+    program = process.find_program()
+    if process.seccomp is not None and process.seccomp.listens:
+        # Here, while there is a parent to hand the listener on; as late as that allows.
+        process.confine_for_agent(plan.channel)
+    return program
 
 
 def _sysctls(proc: int, sysctl: dict[str, str]) -> None:
@@ -296,12 +302,20 @@ def _run(plan: InitPlan, program: str, fifo: int) -> None:
 
     No descriptor of ours is open then that a path could lead through (CVE-2024-21626): the fifo's takes the error.
     """
-    if plan.process is None:
+    process = plan.process
+    if process is None:
         raise PyruncError("the container has no process to start", pointer="/process")
+    confined = process.seccomp is None or process.seccomp.listens
+    if not confined and hooks_of(plan.config, "startContainer"):
+        # Their programs are the image's: the filter is for them as well.
+        process.confine()
+        confined = True
     _hooks(plan, "startContainer", "created", "/")
     k.close_all_but({0, 1, 2, fifo, *plan.keep_fds})
     for fd in plan.keep_fds:
         os.set_inheritable(fd, True)
     k.reset_signals()
-    plan.process.apply_limits()
-    plan.process.execute(program)
+    process.apply_limits()
+    if not confined:
+        process.confine()
+    process.execute(program)

@@ -242,17 +242,25 @@ class Container:
     def _died_in_execve(self, pidfd: int, name: bytes) -> bool:
         """Whether the init is dead without having become the program, as far as that can be seen.
 
-        A dead process that still has the init's name hasn't.  And when memory.limit is tiny the kernel
+        A dead or dying process that still has the init's name hasn't.  And when memory.limit is tiny the kernel
         may kill it half-way: it has let go of the fifo, but not run one instruction of the program.
         """
-        memory = ((self.config.get("linux") or {}).get("resources") or {}).get("memory") or {}
+        linux = self.config.get("linux") or {}
+        if linux.get("seccomp") and states.exit_signal(self.pid) == _signal.SIGSYS and _name_of(self.pid) == name:
+            return True
+        memory = (linux.get("resources") or {}).get("memory") or {}
         tiny = 0 < (memory.get("limit") or 0) < _TINY_MEMORY
         if not _is_dead(pidfd, _EXECVE_MILLISECONDS if tiny else 0):
             return False
         return _name_of(self.pid) == name or (tiny and bool(self.cgroup and self.cgroup.oom_kills()))
 
     def _died_before_start(self) -> ContainerError:
-        return self._out_of_memory() or ContainerError("the container's init has died before it was started")
+        if killed := self._out_of_memory():
+            return killed
+        if (self.config.get("linux") or {}).get("seccomp"):
+            return ContainerError("the container's init was killed by its seccomp profile before it became the program",
+                                  pointer="/linux/seccomp", hint="execve has to be allowed, whatever its arguments")
+        return ContainerError("the container's init has died before it was started")
 
     def _out_of_memory(self) -> ContainerError | None:
         """That memory.limit was too low for the init, if it was."""

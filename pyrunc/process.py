@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .channel import Channel
+    from .seccomp import Filter
     from .spec.types import Config, Process
 
 _POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4,
@@ -47,7 +49,7 @@ class ProcessPlan:
     """What becomes of the init; `lines` tell it in order for `explain`."""
 
     __slots__ = ("args", "capabilities", "config", "cwd", "env", "gid", "groups", "lines", "linux", "listens",
-                 "rlimits", "terminal", "uid", "umask", "warnings")
+                 "rlimits", "seccomp", "terminal", "uid", "umask", "warnings")
 
     def __init__(self, config: Config, process: Process) -> None:
         user = process.get("user") or {}
@@ -89,6 +91,11 @@ class ProcessPlan:
             every if own_namespace else k.capget()[1],
             every if own_namespace else bounding,
         )
+        self.seccomp: Filter | None = None
+        if profile := self.linux.get("seccomp"):
+            from .seccomp import Filter
+
+            self.seccomp = Filter(profile)
         self._describe()
 
     def _describe(self) -> None:
@@ -109,6 +116,8 @@ class ProcessPlan:
             add((f"/process/capabilities/{name}", f"{name} capabilities: {' '.join(names) or 'none'}"))
         for name, _, soft, hard, pointer in self.rlimits:
             add((pointer, f"{name} soft {soft} hard {hard}"))
+        if self.seccomp is not None:
+            self.lines += self.seccomp.lines
         add(("/process/args", f"execve {self.args}"))
 
     def apply_from_parent(self, pid: int, proc: int, *, free_cpus: bool = True) -> None:
@@ -224,8 +233,59 @@ class ProcessPlan:
                               errno=errno.EACCES)
         if not _is_below_root():
             raise ConfigError("/process/cwd", f"{self.cwd} is outside of the container's root")
-        _wrap("/process/capabilities", "set the capabilities", lambda: capabilities.apply(self.capabilities))
+        _wrap("/process/capabilities", "set the capabilities", lambda: capabilities.apply(
+            self.capabilities, self._kept_capability()))
         os.umask(self.umask)
+
+    def prepare_filter(self, report: Callable[[str, str], None]) -> Filter | None:
+        """On the host's side: compile the seccomp filter, if there is to be one.  Raises PyruncError."""
+        if self.seccomp is not None:
+            self.seccomp.prepare()
+            for level, text in self.seccomp.warnings:
+                report(level, text)
+        return self.seccomp
+
+    def _kept_capability(self) -> int:
+        """What loading the filter takes: no_new_privs or this one (seccomp(2))."""
+        return capabilities.SYS_ADMIN if self.seccomp and not self.config.get("noNewPrivileges") else 0
+
+    def confine(self) -> int:
+        """Load the seccomp filter, where there is one; the descriptor of its listener, or -1.
+
+        CAP_SYS_ADMIN isn't given up again: that would be one more call that a profile had to allow, and
+        execve, which follows, makes a permitted set from the bounding and the ambient one anew (capabilities(7)).
+        """
+        if self.seccomp is None:
+            return -1
+        try:
+            capabilities.raise_effective(self._kept_capability())
+            return self.seccomp.load()
+        except OSError as error:
+            hint = {errno.EACCES: "needs CAP_SYS_ADMIN, or process.noNewPrivileges",
+                    errno.EBUSY: "a filter with a listener is there already: one is all the kernel allows",
+                    }.get(error.errno or 0, "")
+            raise kernel_error("load the seccomp filter", error, pointer="/linux/seccomp", hint=hint) from None
+
+    def confine_for_agent(self, channel: Channel) -> None:
+        """Load a filter with a listener, and have the parent hand that to the agent.
+
+        From here on any call may wait for the agent's answer but write(2), which tells the parent.  The
+        listener must not stay open here: were the agent to die, we would wait for ever instead of failing.
+        """
+        by_user = self.seccomp is not None and self.seccomp.by_user
+        if by_user:
+            # The runtime's right to our descriptors ends with our being not dumpable: its capabilities are
+            # those of the new user namespace, and our memory is still of the old one (ptrace(2)).
+            k.prctl(k.PR_SET_DUMPABLE, 1)
+        fd = self.confine()
+        channel.send("seccomp", fd=fd)
+        channel.expect("taken")
+        os.close(fd)
+        if by_user:
+            try:
+                k.prctl(k.PR_SET_DUMPABLE, 0)
+            except OSError:
+                pass  # the filter forbids it: the user can look at us, as it can at the program
 
     def _set_groups(self) -> None:
         try:

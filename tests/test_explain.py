@@ -168,8 +168,8 @@ def test_how_the_root_is_entered(bundle: Bundle) -> None:
     ({"root": {"path": "absent"}}, "/root/path"),
     ({"mounts": [{"destination": "/x", "type": "tmpfs", "options": ["=1"]}]}, "/mounts/0/options/0"),
     ({"linux": {"namespaces": [{"type": "mount"}, {"type": "mount"}]}}, "/linux/namespaces/1"),
-    ({"hostname": "", "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}},
-     "/linux/seccomp: seccomp filters are not supported"),
+    ({"hostname": "", "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}}},
+     "/linux/seccomp: SCMP_ACT_ERRNO for execve"),
 ])
 def test_it_refuses_what_create_refuses(bundle: Bundle, runtime: Runtime, host: Host, change: dict[str, Any],
                                         expected: str) -> None:

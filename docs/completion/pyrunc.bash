@@ -164,7 +164,7 @@ _pyrunc_words() {
 	ps) options="--format --help" arguments="container-id ps options" ;;
 	resume) options="--help" arguments="container-id" ;;
 	run) options="--bundle --console-socket --pid-file --pidfd-socket --no-pivot --no-new-keyring --preserve-fds --detach --keep --no-subreaper --help" arguments="container-id" ;;
-	spec) options="--bundle --rootless --help" arguments="" ;;
+	spec) options="--bundle --rootless --seccomp --help" arguments="" ;;
 	start) options="--help" arguments="container-id" ;;
 	state) options="--help" arguments="container-id" ;;
 	update) options="--resources --blkio-weight --cpu-period --cpu-quota --cpu-burst --cpu-share --cpu-rt-period --cpu-rt-runtime --cpuset-cpus --cpuset-mems --cpu-idle --memory --memory-reservation --memory-swap --pids-limit --l3-cache-schema --mem-bw-schema --help" arguments="container-id" ;;

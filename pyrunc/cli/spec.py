@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 OPTIONS = (
     Option("bundle", "b", kind="text", metavar="DIR", help="where to write it (default: the current directory)"),
     Option("rootless", help="for a container that an ordinary user runs"),
+    Option("seccomp", help="with the system calls allowed that container engines allow by default"),
 )
 ARGUMENTS: tuple[Argument, ...] = ()
 
@@ -26,6 +27,10 @@ def run(args: Args, context: Context) -> int:
 
     path = os.path.join(args["bundle"] or ".", "config.json")
     config = default_config(rootless=args.flag("rootless"), uid=os.geteuid(), gid=os.getegid())
+    if args.flag("seccomp"):
+        from pyrunc.spec.seccomp_default import default_seccomp
+
+        config["linux"]["seccomp"] = default_seccomp(config["process"]["capabilities"]["bounding"], os.uname().machine)
     text = dump_pretty(config).encode() + b"\n"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

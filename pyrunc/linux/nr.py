@@ -54,6 +54,7 @@ TABLES: dict[str, dict[str, int]] = {
         "setns": 308,
         "sched_setattr": 314,
         "sched_getattr": 315,
+        "seccomp": 317,
         "bpf": 321,
     },
     "aarch64": {
@@ -85,6 +86,7 @@ TABLES: dict[str, dict[str, int]] = {
         "setns": 268,
         "sched_setattr": 274,
         "sched_getattr": 275,
+        "seccomp": 277,
         "bpf": 280,
     },
 }

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAJOR_MAX, MINOR_MAX = 0xFFF, 0xFFFFF
 #: IFNAMSIZ less its NUL.
 INTERFACE_NAME_MAX = 15
+#: The kernel's MAX_ERRNO.
+ERRNO_MAX = 4095
 
 
 def check_linux(linux: Linux) -> dict[str, str]:
@@ -235,18 +237,30 @@ def _check_seccomp(seccomp: Seccomp) -> None:
     if default == "SCMP_ACT_NOTIFY":
         # Every system call would wait, also those that hand the listener over.
         raise ConfigError(pointer + "/defaultAction", "SCMP_ACT_NOTIFY can't be the default")
-    if "defaultErrnoRet" in seccomp and default not in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
-        raise ConfigError(pointer + "/defaultErrnoRet", f"does not go with {default}")
+    _check_errno_ret(pointer + "/defaultErrnoRet", default, seccomp.get("defaultErrnoRet"))
     for index, rule in enumerate(seccomp.get("syscalls", [])):
         here = f"{pointer}/syscalls/{index}"
-        if "errnoRet" in rule and rule["action"] not in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
-            raise ConfigError(here + "/errnoRet", f"does not go with {rule['action']}")
+        _check_errno_ret(here + "/errnoRet", rule["action"], rule.get("errnoRet"))
+        notify = rule["action"] == "SCMP_ACT_NOTIFY"
         for number, name in enumerate(rule["names"]):
-            if not name or name.strip() != name:
+            if not name or name.strip() != name or "\0" in name:
                 raise ConfigError(f"{here}/names/{number}", f'"{name}" is not the name of a system call')
-            if name == "write" and rule["action"] == "SCMP_ACT_NOTIFY":
+            if name == "write" and notify:
                 raise ConfigError(f"{here}/names/{number}",
                                   "write can't wait for the listener: it is needed to reach it")
+        if notify and not seccomp.get("listenerPath"):
+            raise ConfigError(pointer + "/listenerPath", f"is missing: the action of {here} needs it")
+
+
+def _check_errno_ret(pointer: str, action: str, number: int | None) -> None:
+    """seccomp(2): 16 bits of data, of which an error number uses twelve."""
+    if number is None:
+        return
+    highest = {"SCMP_ACT_ERRNO": ERRNO_MAX, "SCMP_ACT_TRACE": 0xFFFF}.get(action)
+    if highest is None:
+        raise ConfigError(pointer, f"does not go with {action}")
+    if not 0 <= number <= highest:
+        raise ConfigError(pointer, f"{number} is not from 0 to {highest}")
 
 
 def check_intel_rdt(rdt: IntelRdt) -> None:

@@ -27,6 +27,7 @@ def features() -> dict[str, Any]:
     from pyrunc.spec.check import HOOKS
     from pyrunc.spec.default import OCI_VERSION
 
+    seccomp, libseccomp = _seccomp()
     return {
         "ociVersionMin": OCI_VERSION_MIN,
         "ociVersionMax": OCI_VERSION,
@@ -36,7 +37,7 @@ def features() -> dict[str, Any]:
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": list(NAMES),
             "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
-            "seccomp": {"enabled": False},
+            "seccomp": seccomp,
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
             "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
@@ -47,5 +48,27 @@ def features() -> dict[str, Any]:
         "annotations": {
             "org.opencontainers.runc.checkpoint.enabled": "false",
             "io.pyrunc.version": __version__,
+            **({"io.github.seccomp.libseccomp.version": libseccomp} if libseccomp else {}),
         },
     }
+
+
+def _seccomp() -> tuple[dict[str, Any], str]:
+    """What libseccomp and this kernel let a profile ask for, and libseccomp's version."""
+    from pyrunc.errors import PyruncError
+    from pyrunc.libseccomp import ARCHITECTURES, Library
+    from pyrunc.linux.seccomp import action_known, flag_known
+    from pyrunc.seccomp import ACTIONS, FLAGS, OPERATORS
+
+    try:
+        library = Library()
+    except PyruncError:
+        return {"enabled": False}, ""
+    return {
+        "enabled": True,
+        "actions": [name for name, action in ACTIONS.items() if action_known(action)],
+        "operators": list(OPERATORS),
+        "archs": [f"SCMP_ARCH_{name.upper()}" for name in ARCHITECTURES if library.architecture(name)],
+        "knownFlags": list(FLAGS),
+        "supportedFlags": [name for name, flag in FLAGS.items() if flag_known(flag)],
+    }, library.version_text
