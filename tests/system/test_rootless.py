@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import subprocess
 from pathlib import Path
 
 import pytest
+from seccomp_agents import Agent
+from seccomp_probe import allowing, rule
 from support import PYRUNC, make_rootfs
 
 USER = "nobody"
@@ -73,3 +76,27 @@ def test_without_a_user_namespace_the_remedy_is_named(home: Path) -> None:
     *warnings, line = result.stderr.splitlines()
     assert all("can't be granted" in warning for warning in warnings)  # an ordinary user has no capabilities
     assert "user namespace" in line and "EPERM" in line, line
+
+
+def test_a_filter_and_an_agent(home: Path) -> None:
+    """The user's runtime loads a filter, keeps it compiled where only the user can write, and fetches its listener."""
+    agent = Agent(home / "run", {63: (0, 13, False)})
+    try:
+        agent.path.chmod(0o777)
+        profile = allowing(rule("chmod fchmodat fchmodat2", errnoRet=99), rule("uname", "NOTIFY"),
+                           listenerPath=str(agent.path))
+        (home / "bundle/profile").write_text(json.dumps(profile))
+        edit = ("import json; c = json.load(open('config.json')); c['linux']['seccomp'] = json.load(open('profile')); "
+                "json.dump(c, open('config.json', 'w'))")
+        program = "grep -e CapPrm -e CapEff -e Seccomp: /proc/self/status; chmod 700 /tmp; uname"
+        result = as_user(home, prepare(program) + f'/usr/bin/python3 -I -c "{edit}"; $P run one 2>&1; $P run two 2>&1')
+        assert result.stdout.splitlines()[3:5] == ["chmod: /tmp: Cannot assign requested address", ""], result
+        assert set(agent.seen) == {63}  # and busybox, refused, prints an empty line for the system's name
+        assert result.stdout.splitlines()[2] == "Seccomp:\t2"
+        assert result.stdout.splitlines()[:5] == result.stdout.splitlines()[5:]
+        assert [state["state"]["id"] for state in agent.states] == ["one", "two"]
+    finally:
+        agent.close()
+    kept = home / "run/pyrunc-seccomp"
+    assert (kept.stat().st_mode & 0o777, kept.stat().st_uid) == (0o700, pwd.getpwnam(USER).pw_uid)
+    assert len(list(kept.iterdir())) == 1
