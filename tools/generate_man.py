@@ -78,6 +78,20 @@ IMAGE_NOTES = {
     "ls": "With a name only that repository's.",
     "inspect": "With --remote the manifest or index as the registry has it.",
     "history": "The last step comes first.",
+    "push": "To where its name says, or to the destination. What the registry has, or another repository of it, is not "
+            "sent again.",
+    "run": "It is pulled if it isn't in the store, and gets a bundle in the store, a network of its own with the "
+           "loopback device alone, and docker's capabilities. The container is one as any: pyrunc exec, kill and "
+           "delete take its name, and the bundle goes with it. Without -i its stdin is empty. What a detached one "
+           "writes is in the bundle's log.",
+    "diff": "A is added, C changed, D deleted; a directory is changed when its time is.",
+    "commit": "A running container is paused meanwhile. With SOURCE_DATE_EPOCH in the environment the same changes "
+              "make the same image.",
+    "import": "The archive may be compressed with gzip, zstd, xz or bzip2; - is stdin, an http or https address is "
+              "fetched.",
+    "export": "Mounts of a running container are not in it.",
+    "save": "An image without a tag has no name in a docker-archive.",
+    "load": "The names in the archive are given to the images, as docker load does.",
     "tag": "If another image has the new name, it loses it.",
     "untag": "The image itself is removed by prune when it has no other name.",
     "rm": "An image with several names is removed with the last of them. Nothing is removed that bundles or mounts "

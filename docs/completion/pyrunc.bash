@@ -98,6 +98,78 @@ _pyrunc_values() {
 		--format|-f) values="table json"; return 0 ;;
 		--store) values="<directory>"; return 0 ;;
 		esac ;;
+	image_push) case $2 in
+		--format|-f) values="text json"; return 0 ;;
+		--creds) values=""; return 0 ;;
+		--tls-verify) values="true false"; return 0 ;;
+		--timeout) values=""; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_run) case $2 in
+		--env|-e) values=""; return 0 ;;
+		--user|-u) values=""; return 0 ;;
+		--workdir|-w) values="<directory>"; return 0 ;;
+		--volume|-v) values=""; return 0 ;;
+		--memory|-m) values=""; return 0 ;;
+		--entrypoint) values=""; return 0 ;;
+		--hostname) values=""; return 0 ;;
+		--cap-add) values=""; return 0 ;;
+		--cap-drop) values=""; return 0 ;;
+		--name) values=""; return 0 ;;
+		--pull) values="missing always never"; return 0 ;;
+		--uid-map) values=""; return 0 ;;
+		--gid-map) values=""; return 0 ;;
+		--platform) values=""; return 0 ;;
+		--creds) values=""; return 0 ;;
+		--tls-verify) values="true false"; return 0 ;;
+		--timeout) values=""; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_diff) case $2 in
+		--format|-f) values="text json"; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_commit) case $2 in
+		--author|-a) values=""; return 0 ;;
+		--message|-m) values=""; return 0 ;;
+		--entrypoint) values=""; return 0 ;;
+		--cmd) values=""; return 0 ;;
+		--env|-e) values=""; return 0 ;;
+		--label|-l) values=""; return 0 ;;
+		--user|-u) values=""; return 0 ;;
+		--workdir|-w) values="<directory>"; return 0 ;;
+		--compression) values="gzip zstd none"; return 0 ;;
+		--format|-f) values="text json"; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_import) case $2 in
+		--author|-a) values=""; return 0 ;;
+		--message|-m) values=""; return 0 ;;
+		--entrypoint) values=""; return 0 ;;
+		--cmd) values=""; return 0 ;;
+		--env|-e) values=""; return 0 ;;
+		--label|-l) values=""; return 0 ;;
+		--user|-u) values=""; return 0 ;;
+		--workdir|-w) values="<directory>"; return 0 ;;
+		--compression) values="gzip zstd none"; return 0 ;;
+		--format|-f) values="text json"; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_export) case $2 in
+		--output|-o) values="<file>"; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_save) case $2 in
+		--output|-o) values="<file>"; return 0 ;;
+		--format|-f) values="docker-archive oci-archive"; return 0 ;;
+		--platform) values=""; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
+	image_load) case $2 in
+		--input|-i) values="<file>"; return 0 ;;
+		--format|-f) values="text json"; return 0 ;;
+		--store) values="<directory>"; return 0 ;;
+		esac ;;
 	image_tag) case $2 in
 		--store) values="<directory>"; return 0 ;;
 		esac ;;
@@ -172,6 +244,14 @@ _pyrunc_words() {
 	image_ls) options="--digests --quiet --format --store --help" arguments="name" ;;
 	image_inspect) options="--config --remote --referrers --platform --store --creds --tls-verify --timeout --help" arguments="name" ;;
 	image_history) options="--no-trunc --format --store --help" arguments="name" ;;
+	image_push) options="--quiet --format --creds --tls-verify --timeout --store --help" arguments="name destination" ;;
+	image_run) options="--interactive --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --detach --rm --name --pull --uid-map --gid-map --platform --quiet --creds --tls-verify --timeout --store --help" arguments="name-of-image command" ;;
+	image_diff) options="--format --store --help" arguments="container" ;;
+	image_commit) options="--author --message --entrypoint --cmd --env --label --user --workdir --no-pause --compression --format --store --help" arguments="container name" ;;
+	image_import) options="--author --message --entrypoint --cmd --env --label --user --workdir --compression --format --store --help" arguments="file name" ;;
+	image_export) options="--output --store --help" arguments="container" ;;
+	image_save) options="--output --format --platform --store --help" arguments="name" ;;
+	image_load) options="--input --format --store --help" arguments="file" ;;
 	image_tag) options="--store --help" arguments="name new-name" ;;
 	image_untag) options="--store --help" arguments="name" ;;
 	image_rm) options="--force --store --help" arguments="name" ;;
@@ -221,7 +301,7 @@ _pyrunc() {
 		container-id) values=$(pyrunc "${root[@]}" list --quiet 2>/dev/null) ;;
 		signal) values="HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS" ;;
 		command) values="create delete events exec explain features image kill list pause ps resume run spec start state update" ;;
-		subcommand) values="pull ls inspect history tag untag rm prune login logout unpack mount umount" ;;
+		subcommand) values="pull ls inspect history push run diff commit import export save load tag untag rm prune login logout unpack mount umount" ;;
 		name) [[ $command == image_* ]] && values=$(pyrunc image ls --format names 2>/dev/null) ;;
 		directory) values="<directory>" ;;
 		file) values="<file>" ;;

@@ -19,10 +19,11 @@ ARGUMENTS: tuple[Argument, ...] = ()
 
 
 def run(args: Args, context: Context) -> int:
-    from pyrunc.registry import uses
+    from pyrunc.registry import containers, uses
     from pyrunc.registry.progress import human
 
     store = imaging.store(args)
+    gone = containers.collect(store, context.log)
     with store.removing():
         if args.flag("all"):
             used = {use.descriptor.digest for use in uses.listed(store)}
@@ -31,8 +32,9 @@ def run(args: Args, context: Context) -> int:
                     store.unname(name)
         removed = uses.collect(store, partial=True)
     if imaging.wants_json(args):
-        imaging.print_json(removed.dump())
+        imaging.print_json({**removed.dump(), "containers": gone})
     else:
         print(f"removed {len(removed.blobs)} blobs, {len(removed.layers)} unpacked layers and "
-              f"{len(removed.partial)} unfinished downloads: {human(removed.bytes)}")
+              f"{len(removed.partial)} unfinished downloads"
+              f"{f', the bundles of {len(gone)} lost containers' if gone else ''}: {human(removed.bytes)}")
     return 0

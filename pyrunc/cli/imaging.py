@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import contextmanager
 
 from pyrunc.cli.options import Option
 from pyrunc.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from pyrunc.cli import Context
     from pyrunc.cli.options import Args
     from pyrunc.registry.auth import Credentials
+    from pyrunc.registry.changes import Changes
+    from pyrunc.registry.commit import Edits
     from pyrunc.registry.idmap import Ownership
     from pyrunc.registry.manifest import Platform
     from pyrunc.registry.pull import Pull
@@ -40,6 +44,15 @@ UNPACK = (
     Option("uid-map", kind="list", metavar="INSIDE:HOST:SIZE", help="shift the owners of files; again for more"),
     Option("gid-map", kind="list", metavar="INSIDE:HOST:SIZE", help="the same for groups (default: as --uid-map)"),
 )
+EDITS = (
+    Option("entrypoint", kind="list", metavar="WORD", help="a word of the entrypoint; again for more"),
+    Option("cmd", kind="list", metavar="WORD", help="a word of the command; again for more"),
+    Option("env", "e", kind="list", metavar="NAME=VALUE", help="set a variable of the environment"),
+    Option("label", "l", kind="list", metavar="NAME=VALUE", help="set a label"),
+    Option("user", "u", kind="text", metavar="USER[:GROUP]", help="the user"),
+    Option("workdir", "w", kind="text", metavar="DIR", help="the working directory"),
+)
+COMPRESSION = Option("compression", kind="text", metavar="gzip|zstd|none", default="gzip", help="of the new layer")
 
 
 def store(args: Args) -> Store:
@@ -157,3 +170,112 @@ def ago(created: str) -> str:
 def printable(text: str) -> str:
     """What an image says of itself, without what would move the cursor."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def changes_of(path: str) -> tuple[dict[str, Any], Changes]:
+    """The record of the bundle and its changes.  Raises ImageError when it wasn't made of an image."""
+    from pyrunc.registry.changes import Changes
+    from pyrunc.registry.layers import Layers
+    from pyrunc.registry.store import Store
+    from pyrunc.registry.unpack import load_record
+
+    record = load_record(path)
+    layers = Layers(Store(str(record["store"])))
+    return record, Changes(path, record, [layers.diff(str(chain_id)) for chain_id in reversed(record["layers"])])
+
+
+@contextmanager
+def paused(container_id: str, context: Context, wanted: bool) -> Iterator[None]:
+    """While the block runs the container, if it is one and runs, is paused: files don't change half-way."""
+    from pyrunc.errors import PyruncError
+    from pyrunc.lifecycle import Container
+
+    container = None
+    try:
+        if wanted:
+            found = Container.load(container_id, context.root)
+            if found.status() == "running":
+                found.pause()
+                container = found
+    except PyruncError as error:
+        context.log("debug", f"not paused: {error}")
+    try:
+        yield
+    finally:
+        if container is not None:
+            container.resume()
+
+
+def edits(args: Args) -> Edits:
+    from pyrunc.registry.commit import Edits
+
+    return Edits(author=args["author"], message=args["message"], cmd=args.lists["cmd"] or None,
+                 entrypoint=args.lists["entrypoint"] or None, env=args.lists["env"], labels=args.lists["label"],
+                 user=args["user"], workdir=args["workdir"])
+
+
+def compression(args: Args) -> str:
+    if args["compression"] not in ("gzip", "zstd", "none"):
+        raise UsageError(f'--compression is gzip, zstd or none, not "{args["compression"]}"')
+    return "" if args["compression"] == "none" else args["compression"]
+
+
+def print_image(args: Args, image: Image) -> None:
+    """What a command has made."""
+    if wants_json(args):
+        print_json({"name": image.name, "id": image.id, "digest": image.descriptor.digest})
+    else:
+        print(image.descriptor.digest)
+
+
+@contextmanager
+def source(text: str) -> Iterator[tuple[Any, str]]:
+    """What to read: a file, `-` for stdin, or the body of an http(s) address; and what to call it."""
+    if text == "-":
+        yield sys.stdin.buffer, "stdin"
+    elif text.startswith(("http://", "https://")):
+        import urllib3
+
+        from pyrunc.errors import ImageError
+
+        response = None
+        try:
+            response = urllib3.PoolManager().request("GET", text, preload_content=False, decode_content=False,
+                                                     timeout=30.0, retries=2)
+            if response.status != 200:
+                raise ImageError(f"{text}: HTTP {response.status}")
+            yield response, text
+        except urllib3.exceptions.HTTPError as error:
+            raise ImageError(f"{text}: {error}") from None
+        finally:
+            if response is not None:
+                response.close()
+    else:
+        try:
+            file = open(text, "rb")
+        except OSError as error:
+            raise UsageError(f"open {text}", errno=error.errno or 0) from None
+        with file:
+            yield file, text
+
+
+@contextmanager
+def sink(path: str) -> Iterator[Callable[[bytes], Any]]:
+    """Where to write: stdout, or a file, which appears only when it is complete."""
+    if not path:
+        if sys.stdout.isatty():
+            raise UsageError("an archive is not for a terminal", hint="-o FILE, or redirect stdout")
+        yield sys.stdout.buffer.write
+        return
+    temporary = f"{path}.{os.getpid()}.part"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with open(fd, "wb") as file:
+                yield file.write
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise UsageError(f"write {path}", errno=error.errno or 0) from None

@@ -49,7 +49,7 @@ def limit_for(compressed_size: int) -> int:
 def inflate(source: Source, compression: str, what: str, limit: int) -> Iterator[bytes]:
     """The contents of `source` in pieces of at most CHUNK bytes.  Raises ImageError."""
     produced = 0
-    pieces = {"": _plain, "gzip": _gunzip, "zstd": _unzstd}[compression](source, what)
+    pieces = {"": _plain, "gzip": _gunzip, "zstd": _unzstd, "xz": _unxz, "bzip2": _bunzip2}[compression](source, what)
     for piece in pieces:
         produced += len(piece)
         if produced > limit:
@@ -58,8 +58,11 @@ def inflate(source: Source, compression: str, what: str, limit: int) -> Iterator
 
 
 def sniff(head: bytes) -> str:
-    """How what begins with `head` is compressed."""
-    return "gzip" if head[:2] == _GZIP_MAGIC else "zstd" if head[:4] == _ZSTD_MAGIC else ""
+    """How what begins with `head` is compressed: what people give, which may be more than layers are."""
+    for magic, name in ((_GZIP_MAGIC, "gzip"), (_ZSTD_MAGIC, "zstd"), (b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2")):
+        if head.startswith(magic):
+            return name
+    return ""
 
 
 def _plain(source: Source, what: str) -> Iterator[bytes]:
@@ -108,6 +111,41 @@ def _unzstd(source: Any, what: str) -> Iterator[bytes]:
             yield piece
     except zstandard.ZstdError as error:
         raise ImageError(f"{what}: not zstd data: {error}") from None
+
+
+def _unxz(source: Source, what: str) -> Iterator[bytes]:
+    import lzma
+
+    return _by_pieces(source, what, lzma.LZMADecompressor, "xz")
+
+
+def _bunzip2(source: Source, what: str) -> Iterator[bytes]:
+    import bz2
+
+    return _by_pieces(source, what, bz2.BZ2Decompressor, "bzip2")
+
+
+def _by_pieces(source: Source, what: str, make: Callable[[], Any], name: str) -> Iterator[bytes]:
+    """One stream after the other, by an object of the standard library's kind."""
+    stream = make()
+    data = source.read(CHUNK)
+    while data or not stream.needs_input:
+        try:
+            piece = stream.decompress(data, CHUNK)
+        except Exception as error:  # LZMAError, OSError
+            raise ImageError(f"{what}: not {name} data: {error}") from None
+        if piece:
+            yield piece
+        data = b""
+        if stream.eof:
+            data = stream.unused_data or source.read(CHUNK)
+            if not data.strip(b"\0"):
+                return
+            stream = make()
+        elif stream.needs_input:
+            data = source.read(CHUNK)
+            if not data:
+                raise ImageError(f"{what}: the {name} data is cut off")
 
 
 @final

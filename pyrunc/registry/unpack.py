@@ -51,7 +51,7 @@ class Unpacker:
         self.warn = warn
 
     def bundle(self, image: Image, directory: str, overrides: Overrides, *, backend: str = "copy",
-               kind: str = "bundle") -> str:
+               kind: str = "bundle", state_root: str = "") -> str:
         """Make the bundle `directory`, which must not be there or be empty; its absolute path.
 
         A failure leaves nothing behind.
@@ -61,7 +61,8 @@ class Unpacker:
         use = Use(path, kind, image.name, image.descriptor, backend)
         try:
             with self.store.adding():
-                uses.add(self.store, use)
+                if backend == "overlay":  # a copy needs nothing of the store any more
+                    uses.add(self.store, use)
                 os.mkdir(f"{path}/rootfs", 0o755)
                 if backend == "overlay":
                     self._overlay(image, path)
@@ -73,7 +74,7 @@ class Unpacker:
                 with open(f"{path}/{RECORD}", "w") as file:
                     json.dump({**use.dump(), "layers": chain_ids(image.config.diff_ids), "store": self.store.path,
                                "uid_map": self.ownership.uids, "gid_map": self.ownership.gids,
-                               "squash": self.ownership.squash}, file)
+                               "squash": self.ownership.squash, "state_root": state_root}, file)
         except BaseException:
             overlay.unmount(f"{path}/rootfs")
             for name in os.listdir(path):

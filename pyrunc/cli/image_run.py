@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pyrunc image run NAME [COMMAND...]: a container of an image; exits as the command does."""
+
+from __future__ import annotations
+
+from pyrunc.cli import imaging, running
+from pyrunc.cli.options import Argument, Option
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrunc.cli import Context
+    from pyrunc.cli.options import Args
+
+OPTIONS = (
+    Option("interactive", "i", help="keep stdin open"),
+    *running.OVERRIDES,
+    Option("detach", "d", help="in the background; print its name"),
+    Option("rm", help="delete it when it has ended; otherwise `pyrunc delete` does"),
+    Option("name", kind="text", metavar="NAME", help="its name, the container's id (default: twelve random digits)"),
+    Option("pull", kind="text", metavar="missing|always|never", default="missing", help="when to ask the registry"),
+    *imaging.UNPACK, imaging.PLATFORM, imaging.QUIET, *imaging.REGISTRY, imaging.STORE,
+)
+ARGUMENTS = (Argument("name-of-image"), Argument("command", rest=True, required=False))
+
+
+def run(args: Args, context: Context) -> int:
+    import os
+
+    from pyrunc.registry import overlay, progress
+    from pyrunc.registry.containers import Running
+    from pyrunc.registry.unpack import Unpacker
+
+    overrides = running.overrides(args, args.rest)
+    ownership = imaging.ownership(args)
+    store = imaging.store(args)
+    with store.adding():
+        shared = overlay.usable() and not ownership.uids
+        image = imaging.image_or_pull(args, context, store, args["name-of-image"], unpack=shared)
+        unpacker = Unpacker(store, ownership, progress=progress.Progress(), warn=imaging.warner(context))
+        container = Running(unpacker, image, name=args["name"], state_root=context.root, keep=not args.flag("rm"),
+                           report=context.log, systemd_cgroup=context.systemd_cgroup, rootless=context.rootless)
+        container.prepare(overrides)
+    if args.flag("detach"):
+        container.background()
+        print(container.name)
+        return 0
+    if not args.flag("interactive") and not args.flag("tty"):
+        os.dup2(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), 0)
+    return container.foreground()
