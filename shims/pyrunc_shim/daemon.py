@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import os
 
+import pyrunc
 from pyrunc.linux import process as k
 
 from . import operations, service
@@ -24,10 +25,26 @@ else:
 
 _FAREWELL_SECONDS = 5.0  # for the last answer and the last events, as the reference
 _COLLECT_SECONDS = 30.0
+#: Of commands, of programs that use the library, of a package without its compiled part.
+_OTHERS = {"pyrunc.__main__", "pyrunc._seal", "pyrunc.linux._syscall_ctypes", "pyrunc.delegate", "pyrunc.explain",
+           "pyrunc.foreground", "pyrunc.terminal"}
+
+
+def preload() -> None:
+    """Import all that a container may ever need: the package may be upgraded, or go, under a shim that runs."""
+    top = os.path.dirname(pyrunc.__file__)
+    for package, below in (("pyrunc", top), ("pyrunc.spec", f"{top}/spec"), ("pyrunc.linux", f"{top}/linux")):
+        for name in sorted(os.listdir(below)):
+            stem, dot, suffix = name.partition(".")
+            module = f"{package}.{stem}"
+            if (dot, suffix) == (".", "py") and stem != "__init__" and module not in _OTHERS:
+                __import__(module)
+    from . import metrics  # noqa: F401
 
 
 def serve(arguments: Arguments, around: Surroundings, listener: socket, path: str) -> None:
     """Serve on the socket until a Shutdown or a signal."""
+    preload()
     # What is loaded stays, in pages that the workers share.
     gc.collect()
     gc.freeze()
