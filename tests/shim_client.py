@@ -50,6 +50,10 @@ class Events:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            self._forwarded(connection)
+
+    def _forwarded(self, connection: socket.socket) -> None:
         decoder = ttrpc.Decoder()
         while data := self._receive(connection):
             for frame in decoder.feed(data):
@@ -90,6 +94,7 @@ class Events:
             time.sleep(0.01)
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
 
