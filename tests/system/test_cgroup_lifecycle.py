@@ -153,19 +153,30 @@ def descendants(path: Path) -> list[int]:
 DAEMONS = "for n in 1 2 3; do setsid sh -c 'trap \"\" TERM HUP INT; while :; do sleep 100; done' & done; {then}"
 
 
-def test_kill_all_without_a_pid_namespace(runtime: Runtime, bundle: Bundle, host: Host) -> None:
-    """Daemons of other sessions, which ignore what can be ignored, after the init has gone."""
-    container = runtime.create(bundle.without("pid").args(DAEMONS.format(then="exit 0")))
-    cgroup = freezer(cgroups_of(runtime.state(container)["pid"])["freezer"])
-    assert runtime("start", container).code == 0
-    runtime.wait(container)
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("paused", [False, True], ids=["running", "paused"])
+def test_kill_all_without_a_pid_namespace(runtime: Runtime, v2: Runtime, bundle: Bundle, host: Host, name: str,
+                                          version: str, paused: bool) -> None:
+    """Daemons of other sessions, which ignore what can be ignored, after the init has gone; one in a cgroup below."""
+    each = runtime if version == "v1" else v2
+    bundle.linux["cgroupsPath"] = f"/{name}"
+    container = each.create(bundle.without("pid").args(DAEMONS.format(then="exit 0")))
+    (cgroup,) = [freezer(name)] if version == "v1" else v2_directories(name)
+    assert each("start", container).code == 0
+    each.wait(container)
     wait_for(lambda: len(descendants(cgroup)) == 6, "three daemons and their sleeps")
-    assert runtime("kill", "--all", container, "TERM").code == 0
+    (cgroup / "below").mkdir()
+    (cgroup / "below/cgroup.procs").write_text(str(descendants(cgroup)[0]))
+    assert each("kill", "--all", container, "TERM").code == 0
     time.sleep(0.1)  # the control: they do ignore it
     assert len(descendants(cgroup)) >= 3
-    assert runtime("kill", "--all", container, "KILL").code == 0
+    if paused:
+        file, word = ("freezer.state", "FROZEN") if version == "v1" else ("cgroup.freeze", "1")
+        (cgroup / file).write_text(word)
+    assert each("kill", "--all", container, "KILL").code == 0
     wait_for(lambda: not descendants(cgroup), "all to be gone")
-    assert runtime("delete", container).code == 0
+    assert each("delete", container).code == 0
+    assert not cgroup.exists()
 
 
 def test_kill_takes_all_without_a_pid_namespace(runtime: Runtime, bundle: Bundle, host: Host) -> None:

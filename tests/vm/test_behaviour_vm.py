@@ -64,11 +64,13 @@ def test_oom_group_through_unified_kills_all(runtime: Runtime, bundle: Bundle, h
 
 def test_unified_is_passed_through(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     """config-linux.md, Unified: as given, and over what the typed fields say."""
-    resources(bundle, pids={"limit": 50}, unified={"pids.max": "44", "memory.high": "50331648"})
+    resources(bundle, pids={"limit": 50}, memory={"limit": 64 << 20},
+              unified={"pids.max": "44", "memory.high": "50331648", "memory.swap.max": "1048576"})
     container = runtime.create(bundle)
     cgroup = ContainerCgroup(runtime.state(container)["pid"])
     assert cgroup.file("", "pids.max").read_text() == "44\n"
     assert cgroup.file("", "memory.high").read_text() == "50331648\n"
+    assert cgroup.file("", "memory.swap.max").read_text() == "1048576\n"
 
 
 def test_memory_high_holds_a_hog_back(runtime: Runtime, bundle: Bundle, host: Host) -> None:
