@@ -7,14 +7,12 @@ before it done.  Hooks that block are the other way to stop it at a known place.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+from killed import killed_at
 from support import Bundle, Host, Runtime, wait_for
 
 #: (system call, which one of its calls): the claim, a cgroup, config.json, state.json four times, the fifo, ...
@@ -57,16 +55,6 @@ def host_processes(host: Host) -> list[str]:
     return [line for line in host.look()["processes"] if line not in host.before["processes"]]
 
 
-def killed_at(command: list[str], trace: Path, call: str, count: int, extra: str = "") -> None:
-    """Run `command` until it enters the system call `call` for the `count`th time; assert that it did."""
-    done = subprocess.run(["strace", "-o", str(trace), "-e", f"trace={call}", "-e",
-                           f"inject={call}{extra}:signal=KILL:when={count}", *command], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
-    text = trace.read_text()
-    assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL) and "killed by SIGKILL" in text, text
-    assert len(re.findall(rf"^{call}\(", text, re.MULTILINE)) == count, text
-
-
 @pytest.mark.parametrize("options", [(), ("--force",)], ids=["delete", "delete --force"])
 @pytest.mark.parametrize(("call", "count"), POINTS, ids=[f"{call} {count}" for call, count in POINTS])
 def test_create_killed_at(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path, call: str, count: int,
@@ -75,36 +63,6 @@ def test_create_killed_at(runtime: Runtime, bundle: Bundle, host: Host, tmp_path
     bundle.args("sleep", "100").save()
     killed_at(runtime.command("create", "--bundle", bundle.path, container), tmp_path / "trace", call, count)
     check_cleaned(runtime, host, container, *options)
-
-
-def test_create_killed_at_any_call(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path, long: bool) -> None:
-    """Evenly over all system calls after the claim, so that no place is left out by the list above."""
-    container = runtime.new_id()
-    bundle.args("sleep", "100").save()
-    command = runtime.command("create", "--bundle", bundle.path, container)
-    trace = tmp_path / "trace"
-    subprocess.run(["strace", "-o", str(trace), *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.DEVNULL, check=True, timeout=60)
-    assert runtime("delete", "--force", container).code == 0
-    lines = [line for line in trace.read_text().splitlines() if re.match(r"\w+\(", line)]
-    calls = [line.partition("(")[0] for line in lines]
-    claim = next(i for i, line in enumerate(lines) if line.startswith(f'mkdir("{runtime.root}/'))
-    for index in range(claim + 1, len(calls) - 1, 8 if long else 40):
-        call = calls[index]
-        try:
-            killed_at(command, trace, call, calls[:index + 1].count(call))
-        except AssertionError:
-            # How often it polls, or what the allocator asks for, may differ from one time to the next.
-            assert "exited with 0" in trace.read_text(), lines[index]
-        if container in os.listdir(runtime.root) and _committed(runtime, container):
-            assert runtime("delete", "--force", container).code == 0  # it was created; nobody was told
-        check_cleaned(runtime, host, container)
-
-
-def _committed(runtime: Runtime, container: str) -> bool:
-    data = json.loads((runtime.root / container / "state.json").read_text()) \
-        if (runtime.root / container / "state.json").exists() else {}
-    return bool(data.get("pid")) and runtime.state(container)["status"] == "created"
 
 
 def _hook(reached: Path, go: Path) -> dict[str, object]:
