@@ -90,7 +90,10 @@ def _mounted() -> dict[str, list[str]]:
 
 def _mount_v1(root: RootFs, target: int, options: MountOptions) -> int:
     attributes = options.set & ~k.MOUNT_ATTR_RDONLY
-    tmpfs = _new_mount("tmpfs", "tmpfs", attributes, [("mode", "755")])
+    data: list[tuple[str, str | None]] = [("mode", "755")]
+    if root.mount_label:
+        data.append(("context", root.mount_label))
+    tmpfs = _new_mount("tmpfs", "tmpfs", attributes, data)
     k.move_mount(tmpfs, target)
     for place, controllers in _mounted().items():
         name = place.rpartition("/")[2]

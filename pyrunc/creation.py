@@ -15,7 +15,7 @@ from . import cgroup as cgroups
 from . import devices, handover, init, mounts, namespaces, process
 from ._version import OCI_VERSION
 from .channel import Channel, pair
-from .errors import ConfigError, ContainerError, HookError, KernelError, PyruncError, UsageError, kernel_error
+from .errors import ContainerError, HookError, KernelError, PyruncError, UsageError, kernel_error
 from .hooks import hooks_of, run_hooks
 from .lifecycle import Container
 from .linux import process as k
@@ -35,15 +35,6 @@ if TYPE_CHECKING:
     from .seccomp_agent import Agent
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
-
-# Parts of config.json that this version refuses rather than ignore: without them the container would
-# be less confined than it was asked to be.
-_UNSUPPORTED = (
-    ("linux", "mountLabel", "SELinux labels"),
-    ("process", "selinuxLabel", "SELinux labels"),
-    ("process", "apparmorProfile", "AppArmor profiles"),
-)
-
 
 # A limit below which the init joins its cgroup last: until then what it takes, an interpreter's worth
 # of copied pages, is not charged to the container.  Above, it joins early: v1's delay goes unnoticed so.
@@ -117,7 +108,6 @@ class Creation:
         self.net_devices: NetDevices | None = None
         self.placeholder: Placeholder | None = None
         self.rdt: Rdt | None = None
-        check_supported(bundle)
         self._serve(directory)
         self.namespaces = namespaces.plan(config)
         self.mounts = mounts.plan(config, bundle.path)
@@ -466,12 +456,3 @@ class Creation:
         except PyruncError as error:
             self.report("warning", f"cleaning up after a failed create: {error}")
             self.container.directory.close()
-
-
-def check_supported(bundle: Bundle) -> None:
-    """Raises ConfigError for a part of config.json that this version neither does nor may ignore."""
-    for section, key, what in _UNSUPPORTED:
-        part = bundle.config.get(section) or {}
-        if part.get(key):  # type: ignore[attr-defined]
-            raise ConfigError(f"/{section}/{key}", f"{what} are not supported by this version of pyrunc"
-                              if what.endswith("s") else f"{what} is not supported by this version of pyrunc")

@@ -25,7 +25,7 @@ import time
 
 from . import console, handover, namespaces, process
 from .channel import Unheard, pair
-from .errors import ConfigError, ContainerError, ContainerNotFound, PyruncError, UsageError, kernel_error
+from .errors import ContainerError, ContainerNotFound, PyruncError, UsageError, kernel_error
 from .linux import process as k
 from .rootfs import RootFs, change_root, open_proc
 from .state import process_start
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
-_UNSUPPORTED = (("selinuxLabel", "SELinux labels"), ("apparmorProfile", "AppArmor profiles"))
 # What a process that doesn't say it itself has from config.json's process, as with runc.
 _INHERITED = ("capabilities", "apparmorProfile", "selinuxLabel", "scheduler", "ioPriority", "execCPUAffinity",
               "oomScoreAdj")
@@ -108,9 +107,6 @@ class Execution:
         if status == "paused" and not options.ignore_paused:
             raise ContainerError("cannot exec in a paused container (use --ignore-paused to override)")
         wanted = complete(container.config, wanted)
-        for key, what in _UNSUPPORTED:
-            if wanted.get(key):
-                raise ConfigError(f"/process/{key}", f"{what} are not supported by this version of pyrunc")
         self.process = process.ProcessPlan(container.config, wanted)
         for warning in self.process.warnings:
             container.report("warning", warning)
@@ -371,7 +367,7 @@ def _enter(plan: ExecPlan) -> None:
     plan.channel.expect("go")
     wanted.bind_to_cpus("final")
     if plan.keyring:
-        process.join_keyring(plan.id)
+        wanted.join_keyring(plan.id, plan.proc)
     root = _root(plan)
     if wanted.terminal:
         size = wanted.config.get("consoleSize")

@@ -158,13 +158,20 @@ def _detach(plan: InitPlan) -> None:
         become_root()
         k.prctl(k.PR_SET_DUMPABLE, 0)
     if plan.keyring:
-        join_keyring(plan.id)
+        _join_keyring(plan)
     # Only now: the namespace is rooted in the cgroup we stand in.
     if cgroup_ns >= 0:
         k.setns(cgroup_ns, k.CLONE_NEWCGROUP)
         os.close(cgroup_ns)
     elif namespaces.create & k.CLONE_NEWCGROUP:
         k.unshare(k.CLONE_NEWCGROUP)
+
+
+def _join_keyring(plan: InitPlan) -> None:
+    if plan.process is None:
+        join_keyring(plan.id)
+    else:
+        plan.process.join_keyring(plan.id, plan.proc)
 
 
 def _build(plan: InitPlan) -> RootFs:
@@ -187,6 +194,7 @@ def _build(plan: InitPlan) -> RootFs:
         cgroup_namespace=namespaces.has(k.CLONE_NEWCGROUP),
         cgroup=plan.cgroup,
         sources=plan.sources,
+        mount_label=(config.get("linux") or {}).get("mountLabel") or "",
     )
     for step in plan.mounts:
         step.apply(root)

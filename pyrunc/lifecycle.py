@@ -257,7 +257,7 @@ class Container:
     def _died_before_start(self) -> ContainerError:
         if killed := self._out_of_memory():
             return killed
-        if (self.config.get("linux") or {}).get("seccomp"):
+        if (self.config.get("linux") or {}).get("seccomp") and states.exit_signal(self.pid) == _signal.SIGSYS:
             return ContainerError("the container's init was killed by its seccomp profile before it became the program",
                                   pointer="/linux/seccomp", hint="execve has to be allowed, whatever its arguments")
         return ContainerError("the container's init has died before it was started")

@@ -122,7 +122,7 @@ class MountOptions:
 
     def data_string(self) -> str | None:
         """The file system's own options, joined as mount(2) takes them."""
-        return ",".join(key if value is None else f"{key}={value}" for key, value in self.data) or None
+        return ",".join(map(_joined, self.data)) or None
 
     def data_value(self, key: str) -> str | None:
         """The last value given for the file system's option `key`."""
@@ -130,6 +130,14 @@ class MountOptions:
             if name == key:
                 return value
         return None
+
+
+def _joined(option: tuple[str, str | None]) -> str:
+    key, value = option
+    if value is None:
+        return key
+    # An SELinux label has commas of its own; fsconfig(2) has no need of quotes, and takes them for a part.
+    return f'{key}="{value}"' if key == "context" and "," in value else f"{key}={value}"
 
 
 def _merge(set_: int, clear: int, option: tuple[int, int]) -> tuple[int, int]:

@@ -114,6 +114,8 @@ class FilesystemMount(MountStep):
             os.close(fs_fd)
         if self.fstype == "tmpfs":
             self._fill_tmpfs(mount_fd, target, made)
+        elif self.fstype == "mqueue" and root.mount_label:
+            _label(mount_fd, root.mount_label)  # which takes no context
         k.move_mount(mount_fd, target)
         return mount_fd
 
@@ -169,6 +171,15 @@ class FilesystemMount(MountStep):
         k.mount(self.source or self.fstype, ".", self.fstype, self.options.old_flags(), self.options.data_string())
         os.chdir("/")
         return root.open(self.unsafe_target)
+
+
+def _label(mount_fd: int, label: str) -> None:
+    """Give the root of a mount an SELinux label."""
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount_fd)
+    try:
+        os.setxattr(fd, "security.selinux", label.encode())
+    finally:
+        os.close(fd)
 
 
 class BindMount(MountStep):
@@ -275,6 +286,12 @@ class CgroupMount(MountStep):
 def plan(config: Config, bundle: str) -> list[MountStep]:
     """The steps for `mounts`, in the listed order.  Raises ConfigError."""
     steps: list[MountStep] = []
+    linux = config.get("linux") or {}
+    label = ""
+    if linux.get("mountLabel"):
+        from . import lsm
+
+        label = lsm.mount_label(linux)
     for index, entry in enumerate(config.get("mounts") or ()):
         pointer = f"/mounts/{index}"
         options = parse(list(entry.get("options") or ()), pointer)
@@ -301,6 +318,8 @@ def plan(config: Config, bundle: str) -> list[MountStep]:
                 raise ConfigError(pointer, "only a bind mount can have its ids mapped")
             from . import idmap
 
-            step.idmap = idmap.plan(entry, options, config.get("linux") or {}, pointer)
+            step.idmap = idmap.plan(entry, options, linux, pointer)
+        if label and kind is FilesystemMount and lsm.takes_context(fstype) and options.data_value("context") is None:
+            options.data.append(("context", label))
         steps.append(step)
     return steps

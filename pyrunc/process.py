@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from .channel import Channel
+    from .lsm import Labels
     from .seccomp import Filter
     from .spec.types import Config, Process
 
@@ -48,7 +49,7 @@ DEFAULT_UMASK = 0o022
 class ProcessPlan:
     """What becomes of the init; `lines` tell it in order for `explain`."""
 
-    __slots__ = ("args", "capabilities", "config", "cwd", "env", "gid", "groups", "lines", "linux", "listens",
+    __slots__ = ("args", "capabilities", "config", "cwd", "env", "gid", "groups", "labels", "lines", "linux", "listens",
                  "rlimits", "seccomp", "terminal", "uid", "umask", "warnings")
 
     def __init__(self, config: Config, process: Process) -> None:
@@ -91,6 +92,11 @@ class ProcessPlan:
             every if own_namespace else k.capget()[1],
             every if own_namespace else bounding,
         )
+        self.labels: Labels | None = None
+        if process.get("apparmorProfile") or process.get("selinuxLabel"):
+            from .lsm import Labels
+
+            self.labels = Labels(process)
         self.seccomp: Filter | None = None
         if profile := self.linux.get("seccomp"):
             from .seccomp import Filter
@@ -116,6 +122,8 @@ class ProcessPlan:
             add((f"/process/capabilities/{name}", f"{name} capabilities: {' '.join(names) or 'none'}"))
         for name, _, soft, hard, pointer in self.rlimits:
             add((pointer, f"{name} soft {soft} hard {hard}"))
+        if self.labels is not None:
+            self.lines += self.labels.lines()
         if self.seccomp is not None:
             self.lines += self.seccomp.lines
         add(("/process/args", f"execve {self.args}"))
@@ -199,6 +207,14 @@ class ProcessPlan:
             _wrap(f"/process/execCPUAffinity/{when}", f"run on CPUs {text}",
                   lambda: os.sched_setaffinity(0, _numbers(str(text))))
 
+    def join_keyring(self, container_id: str, proc: int) -> None:
+        """A session keyring of the container's own, labelled as its processes are.  Raises KernelError."""
+        if self.labels is not None:
+            self.labels.label_keys(proc, on=True)
+        join_keyring(container_id)
+        if self.labels is not None:
+            self.labels.label_keys(proc, on=False)
+
     def make_cwd(self, root: int) -> None:
         """Make the working directory where the image lacks it."""
         try:
@@ -209,11 +225,13 @@ class ProcessPlan:
                 raise kernel_error(f"make the working directory {self.cwd}", error, pointer="/process/cwd") from None
 
     def prepare(self, root: int, proc_self: int) -> None:
-        """Before the user changes: HOME, who owns stdin, stdout and stderr."""
+        """Before the user changes: HOME, who owns stdin, stdout and stderr, profile and label."""
         if not self.env.get("HOME"):
             self.env["HOME"] = home_directory(root, proc_self, self.uid)
         for fd in (0, 1, 2):
             _own_stdio(fd, self.uid)
+        if self.labels is not None:
+            self.labels.apply(proc_self)
 
     def drop_privileges(self) -> None:
         """User, groups, working directory, capabilities, in the order the kernel needs."""

@@ -47,11 +47,11 @@ class RootFs:
     that only the parent could open (index of the mount -> descriptor).
     """
 
-    __slots__ = ("cgroup", "cgroup_namespace", "deferred", "fd", "path", "private", "proc_self", "sources",
-                 "user_namespace")
+    __slots__ = ("cgroup", "cgroup_namespace", "deferred", "fd", "mount_label", "path", "private", "proc_self",
+                 "sources", "user_namespace")
 
     def __init__(self, fd: int, path: str, proc_self: int, *, private: bool, user_namespace: bool,
-                 cgroup_namespace: bool, cgroup: Cgroup | None, sources: dict[int, int]) -> None:
+                 cgroup_namespace: bool, cgroup: Cgroup | None, sources: dict[int, int], mount_label: str = "") -> None:
         self.fd = fd
         self.path = path
         self.proc_self = proc_self
@@ -60,6 +60,7 @@ class RootFs:
         self.cgroup_namespace = cgroup_namespace
         self.cgroup = cgroup
         self.sources = sources
+        self.mount_label = mount_label  # SELinux's, for what has no files of its own
         # Mounts that become read-only when everything below them has been made: (mount, pointer).
         self.deferred: list[tuple[int, str]] = []
 
@@ -320,6 +321,8 @@ def _mask_directory_tree(root: RootFs) -> int:
     fs = k.fsopen("tmpfs")
     try:
         k.fsconfig_string(fs, "source", "tmpfs")
+        if root.mount_label:
+            k.fsconfig_string(fs, "context", root.mount_label)
         k.fsconfig_string(fs, "nr_blocks", "1")
         k.fsconfig_string(fs, "nr_inodes", "1")
         k.fsconfig_flag(fs, "ro")

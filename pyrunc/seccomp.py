@@ -45,6 +45,8 @@ FLAGS = {
 
 #: What of a profile the program depends on.
 _COMPILED = ("defaultAction", "defaultErrnoRet", "architectures", "syscalls")
+#: What the init surely calls after it has loaded a filter with a listener, before execve: see init.py.
+_FOR_AGENTS = ("write", "read", "close", "openat", "rt_sigaction", "rt_sigprocmask")
 _EPERM = 1
 _ENOSYS = 38
 _WITH_ERRNO = (k.RET_ERRNO, k.RET_TRACE)
@@ -91,7 +93,9 @@ class Filter:
         self.program = b""
         self.warnings: list[tuple[str, str]] = []
         self.flags = self._flags()
-        self._require_execve()
+        self._require("execve", "by which the program is started")
+        for name in _FOR_AGENTS if self.listens else ():
+            self._require(name, "which the runtime needs once the agent has the filter's listener")
         count = sum(len(rule["names"]) for rule in profile.get("syscalls") or ())
         self.lines = [("/linux/seccomp", f"seccomp: {profile['defaultAction']}, but for {count} calls")]
         if self.listens:
@@ -118,18 +122,17 @@ class Filter:
             return flags | k.FLAG_NEW_LISTENER
         return flags & ~k.FLAG_WAIT_KILLABLE_RECV
 
-    def _require_execve(self) -> None:
+    def _require(self, name: str, why: str) -> None:
         """Refuse a profile that surely forbids what has to follow: the kernel would not say why."""
         action = self.profile["defaultAction"]
         for rule in self.profile.get("syscalls") or ():
-            if "execve" in rule["names"]:
+            if name in rule["names"]:
                 if rule.get("args"):
                     return
                 action = rule["action"]
                 break
         if ACTIONS[action] in _DENYING:
-            raise ConfigError("/linux/seccomp", f"{action} for execve, by which the program is started",
-                              hint="allow execve")
+            raise ConfigError("/linux/seccomp", f"{action} for {name}, {why}", hint=f"allow {name}")
 
     def prepare(self) -> None:
         """Compile, or find the result of having compiled before.  Raises PyruncError."""

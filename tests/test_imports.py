@@ -6,6 +6,7 @@ An import costs CPU time at each start of a container; after the root is entered
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -171,6 +172,31 @@ def test_imports_of_the_creating_commands(runtime: Runtime, bundle: Bundle, host
     assert "pyrunc.spec.explain" not in modules and "pyrunc.explain" not in modules
 
 
+#: What a seccomp profile needs, once it is compiled: a hash, and no library.
+FILTERING = {"pyrunc.seccomp", "pyrunc.seccomp_cache", "pyrunc.linux.seccomp"}
+
+
+@pytest.mark.parametrize("name", ["create", "run", "exec"])
+def test_imports_with_a_seccomp_profile(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path,
+                                        name: str) -> None:
+    """The first time libseccomp is loaded, through ctypes; from then on neither is."""
+    bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["getcwd"], "action": "SCMP_ACT_ERRNO", "errnoRet": 7,
+         "args": [{"index": 5, "value": int.from_bytes(os.urandom(8), "big"), "op": "SCMP_CMP_EQ"}]}]}
+    container = ""
+    if name == "exec":
+        container = runtime.create(bundle.args("sleep", "100"))
+        assert runtime("start", container).code == 0
+    else:
+        first = table(runtime, tmp_path, name, "--bundle", bundle.save(), runtime.new_id())
+        assert {"ctypes", "pyrunc.libseccomp"} <= first
+    words = (name, container, "true") if container else (name, "--bundle", bundle.save(), runtime.new_id())
+    modules = table(runtime, tmp_path, *words)
+    check(modules - {"_sha256", "_sha2"})
+    assert modules >= FILTERING and "pyrunc.libseccomp" not in modules
+    assert modules & {"_sha256", "_sha2"}
+
+
 @pytest.mark.parametrize("hooks", [False, True], ids=["plain", "with a startContainer hook"])
 def test_init_opens_and_imports_nothing_in_its_root(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path,
                                                     hooks: bool) -> None:
@@ -183,6 +209,8 @@ def test_init_opens_and_imports_nothing_in_its_root(runtime: Runtime, bundle: Bu
     bundle.process["env"] = ["PATH=/bin"]
     bundle.process["rlimits"] = [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]
     bundle.linux["sysctl"] = {"net.ipv4.ip_forward": "1"}
+    bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["ptrace"], "action": "SCMP_ACT_ERRNO"}]}
     if hooks:
         bundle.config["hooks"] = {"startContainer": [{"path": "/bin/true"}]}
     trail = tmp_path / "trail"

@@ -6,6 +6,10 @@ have no business with: calls that load code into the kernel, mount, trace, name 
 namespaces, keep keys that no namespace divides, set clocks, or have been a way out before
 (io_uring, userfaultfd, AF_ALG and AF_VSOCK sockets).  Some of it comes back with the capability that
 the kernel asks for anyway.
+
+A filter sees no memory.  An i386 program, or an x86_64 one that acts as one, reaches every family by
+socketcall(2), whose arguments are there; to forbid that would leave 32 bit programs of older C libraries
+without a network.  An AppArmor or SELinux policy can tell (`deny network alg`).
 """
 
 from __future__ import annotations

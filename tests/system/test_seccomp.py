@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from seccomp_probe import BASIC, allowing, denying, install, probe, rule, seen
 from support import Bundle, Host, Runtime
+
+from pyrunc.linux.process import PR_SET_CHILD_SUBREAPER, prctl
 
 UNAME, SYSINFO, GETRUSAGE = "63:0", "99:0", "98:0:1"
 
@@ -329,10 +332,19 @@ def test_what_is_refused(runtime: Runtime, bundle: Bundle, host: Host, profile: 
 
 
 def test_execve_killed_by_a_condition(runtime: Runtime, bundle: Bundle, host: Host) -> None:
-    """What can't be foreseen is told by `start`: the init was killed before it became the program."""
+    """What can't be foreseen is told by `start`: the init was killed before it became the program.
+
+    As long as its parent has not waited for it; here that is us.
+    """
     bundle.linux["seccomp"] = allowing(rule("execve", "KILL_PROCESS", (1, "GT", 0)))
-    container = runtime.create(bundle.args("true"))
-    result = runtime("start", container)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        container = runtime.create(bundle.args("true"))
+        pid = runtime.state(container)["pid"]
+        result = runtime("start", container)
+        os.waitpid(pid, 0)
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0)
     assert result.code == 1, result
     assert "was killed by its seccomp profile" in result.err and "/linux/seccomp" in result.err, result
 

@@ -64,6 +64,8 @@ TABLE = [
     ("personality, ADDR_NO_RANDOMIZE", f"135:{0x40000}", "EPERM"),
     ("socket AF_ALG", "41:38:5:0", "EPERM"),
     ("socket AF_VSOCK", "41:40:1:0", "EPERM"),
+    ("i386's socket of AF_ALG", "i359:38:5:0", "EPERM"),
+    ("i386's keyctl", "i288:0:0", "EPERM"),
     ("a call newer than the profile", "600", "ENOSYS"),
     # The controls: the same kinds of calls, let through.
     ("socket AF_NFC, between the two", "41:39:77:0", "EINVAL"),

@@ -136,6 +136,18 @@ def test_an_agent_that_gives_up(runtime: Runtime, bundle: Bundle, host: Host, ma
     assert result.code == 1 and "cannot start a container that has stopped" in result.err, result
 
 
+def test_a_profile_that_forbids_what_follows(runtime: Runtime, bundle: Bundle, host: Host,
+                                             make_agent: Callable[..., Agent]) -> None:
+    """With an agent the runtime goes on under the filter; that it can't is told by create."""
+    agent = make_agent()
+    bundle.linux["seccomp"] = listening(agent, rule("uname", "NOTIFY"), rule("openat"))
+    result = runtime.run(bundle, "true")
+    assert result.code == 1 and len(result.errors) == 1, result
+    assert "/linux/seccomp: SCMP_ACT_ERRNO for openat, which the runtime needs once the agent has" in result.err
+    bundle.linux["seccomp"] = listening(agent, rule("uname", "NOTIFY"), rule("openat", "LOG"))
+    assert runtime.run(bundle, "true").code == 0  # the control
+
+
 def test_a_listener_nobody_needs(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
     """listenerPath without a rule of SCMP_ACT_NOTIFY: nobody is connected to, as with runc."""
     bundle.linux["seccomp"] = listening(str(tmp_path / "nobody"), rule("uname"))
