@@ -22,9 +22,9 @@ IMAGE_PACKAGES := docker-registry skopeo umoci podman openssl
 CLIENT_PACKAGES := podman buildah conmon catatonit netavark iptables uidmap docker.io containerd \
 	containernetworking-plugins curl busybox-static
 TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bin procps iproute2 util-linux \
-	tmux groff-base $(VM_PACKAGES) $(IMAGE_PACKAGES) $(CLIENT_PACKAGES)
+	tmux groff-base zsh fish $(VM_PACKAGES) $(IMAGE_PACKAGES) $(CLIENT_PACKAGES)
 
-SOURCES := $(shell find pyrunc shims launcher tools setup.py pyproject.toml \
+SOURCES := $(shell find pyrunc shims launcher tools docs/man docs/completion setup.py pyproject.toml \
 	-name __pycache__ -prune -o -type f ! -name '*.so' -print)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 export PIP_ROOT_USER_ACTION := ignore
@@ -59,16 +59,20 @@ install: $(DONE)/pyrunc uninstall
 		$(if $(DESTDIR),--root $(DESTDIR)) --prefix $(PREFIX)/lib/pyrunc $(DONE)/wheel/pyrunc-*.whl
 	mkdir -p $(DESTDIR)$(PREFIX)/bin
 	ln -sf ../lib/pyrunc/bin/pyrunc ../lib/pyrunc/bin/containerd-shim-pyrunc-v1 $(DESTDIR)$(PREFIX)/bin
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 docs/man/pyrunc.8 docs/man/pyrunc-image.8
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 docs/man/*.8
 	install -D -m 644 docs/completion/pyrunc.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pyrunc
+	install -D -m 644 docs/completion/_pyrunc $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_pyrunc
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d docs/completion/pyrunc.fish
 	echo "installed $(DESTDIR)$(PREFIX)/bin/pyrunc"
 
 uninstall:
 	rm -rf $(DESTDIR)$(PREFIX)/lib/pyrunc
 	rm -f $(DESTDIR)$(PREFIX)/bin/pyrunc $(DESTDIR)$(PREFIX)/bin/containerd-shim-pyrunc-v1 \
 		$(DESTDIR)$(PREFIX)/share/man/man8/pyrunc.8 \
-		$(DESTDIR)$(PREFIX)/share/man/man8/pyrunc-image.8 \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/pyrunc
+		$(DESTDIR)$(PREFIX)/share/man/man8/pyrunc-*.8 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/pyrunc \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_pyrunc \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/pyrunc.fish
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,9 +24,8 @@ from pyrunc.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-MAN = ROOT / "docs" / "man" / "pyrunc.8"
-IMAGE_MAN = ROOT / "docs" / "man" / "pyrunc-image.8"
-COMPLETION = ROOT / "docs" / "completion" / "pyrunc.bash"
+MAN = ROOT / "docs" / "man"
+COMPLETION = ROOT / "docs" / "completion"
 NOT_OURS = {".git", ".venv", "venv", "build", "dist", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache",
             ".hypothesis"}
 
@@ -50,31 +49,82 @@ def test_the_generated_documents_are_up_to_date() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_manual_page_renders() -> None:
-    """Without a warning, as man(1) would show it; every command and option is in it."""
-    done = run("groff", "-man", "-ww", "-Tutf8", "-P-c", MAN)
+def page(name: str) -> str:
+    """A manual page as man(1) would show it, which it has to without a warning."""
+    done = run("groff", "-man", "-ww", "-Tutf8", "-P-c", MAN / f"{name}.8")
     assert (done.returncode, done.stderr) == (0, "")
     text = re.sub(".\b", "", done.stdout)
-    assert text.startswith("PYRUNC(8)")
-    for heading in ("NAME", "SYNOPSIS", "GLOBAL OPTIONS", "COMMANDS", "EXIT STATUS", "FILES", "SEE ALSO"):
+    assert text.startswith(f"{name.upper()}(8)")
+    return text
+
+
+def test_the_manual_page_renders() -> None:
+    text = page("pyrunc")
+    for heading in ("NAME", "SYNOPSIS", "GLOBAL OPTIONS", "COMMANDS", "ENVIRONMENT", "EXIT STATUS", "FILES"):
         assert f"\n{heading}\n" in text
     for command in COMMANDS:
-        assert re.search(rf"^ +pyrunc {command}\b", text, re.M), command
-        for option in importlib.import_module(f"pyrunc.cli.{command}").OPTIONS:
-            assert (f"--{option.name}" in text) != option.hidden
+        assert re.search(rf"^ +pyrunc-{command}\(8\)", text, re.M), command
     for option in GLOBAL_OPTIONS:
         assert re.search(rf"^ +--{option.name}\b", text, re.M), option.name
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "image"])
+def test_a_commands_page_renders(command: str) -> None:
+    """Every option is in it, and no other."""
+    text = page(f"pyrunc-{command}")
+    for heading in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE ALSO"):
+        assert f"\n{heading}\n" in text
+    options = importlib.import_module(f"pyrunc.cli.{command}").OPTIONS
+    told = set(re.findall(r"^ +--([-a-z0-9]+)", text.partition("OPTIONS\n")[2].partition("EXIT STATUS\n")[0], re.M))
+    assert told == {option.name for option in (*options, HELP) if not option.hidden}
+
+
 def test_the_image_commands_page_renders() -> None:
-    done = run("groff", "-man", "-ww", "-Tutf8", "-P-c", IMAGE_MAN)
-    assert (done.returncode, done.stderr) == (0, "")
-    text = re.sub(".\b", "", done.stdout)
-    assert text.startswith("PYRUNC-IMAGE(8)")
+    text = page("pyrunc-image")
     for command in SUBCOMMANDS:
         assert re.search(rf"^ +pyrunc image {command}\b", text, re.M), command
         for option in importlib.import_module(f"pyrunc.cli.image_{command}").OPTIONS:
             assert (f"--{option.name}" in text) != option.hidden
+
+
+def test_fish_completes() -> None:
+    def completed(line: str) -> list[str]:
+        script = f"""
+            function pyrunc; printf '%s\\n' web worker; end
+            source {shlex.quote(str(COMPLETION / "pyrunc.fish"))}
+            complete -C {shlex.quote(line)}
+        """
+        done = run("fish", "--no-config", "-c", script, cwd=ROOT)
+        assert (done.returncode, done.stderr) == (0, "")
+        return sorted(text.partition("\t")[0] for text in done.stdout.splitlines())
+
+    assert completed("pyrunc cre") == ["create"]
+    assert completed("pyrunc create --pi") == ["--pid-file", "--pidfd-socket"]
+    assert completed("pyrunc --log-format ") == ["json", "text"]
+    assert completed("pyrunc state w") == ["web", "worker"]
+    assert completed("pyrunc image pul") == ["pull"]
+
+
+def test_zsh_completes() -> None:
+    """The words that the completion hands to zsh's own functions, which are stood in for."""
+    def told(*words: str) -> str:
+        script = f"""
+            _arguments() {{ print -l -- "$@"; [[ $1 == -C ]] && {{ state=$wanted; wanted=arguments; return 1 }} }}
+            _describe() {{ print -l -- "${{(@P)2}}" }}
+            words=({shlex.join(words)}) wanted={"arguments" if words else "command"}
+            source {shlex.quote(str(COMPLETION / "_pyrunc"))}
+        """
+        done = run("zsh", "-f", "-c", script)
+        assert done.stderr == ""
+        return done.stdout
+
+    commands = told()
+    for command in COMMANDS:
+        assert f"\n{command}:" in commands
+    assert "\n--root=[" in commands
+    options = told("exec")
+    assert "\n*--env=[add to the environment; again for more]:NAME=VALUE:()\n" in options
+    assert "\n1:container-id:_pyrunc_ids\n" in options
 
 
 @pytest.mark.parametrize(("words", "expected"), [
@@ -92,11 +142,15 @@ def test_the_image_commands_page_renders() -> None:
     (["pyrunc", "--root", "/r", "delete", "--force", ""], ["web", "worker", "--root", "/r"]),
     (["pyrunc", "start", "web", ""], []),
     (["pyrunc", "help", "ki"], ["kill"]),
+    (["pyrunc", "exec", "w"], ["web", "worker"]),
+    (["pyrunc", "exec", "--cap", "CAP_X", "--no"], ["--no-new-privs"]),
+    (["pyrunc", "exec", "web", "--no"], []),
+    (["pyrunc", "exec", "web", "ls", "-l", "pyp"], ["pyproject.toml"]),
 ], ids=" ".join)
 def test_bash_completes(words: list[str], expected: list[str]) -> None:
     script = f"""
         pyrunc() {{ printf '%s\\n' web worker; [[ $1 == --root ]] && printf '%s\\n' "$1" "$2"; }}
-        source {shlex.quote(str(COMPLETION))}
+        source {shlex.quote(str(COMPLETION / "pyrunc.bash"))}
         COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1}
         _pyrunc pyrunc {shlex.quote(words[-1])} {shlex.quote(words[-2])}
         printf '%s\\n' "${{COMPREPLY[@]}}"

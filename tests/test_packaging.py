@@ -29,8 +29,8 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     out = tmp_path_factory.mktemp("wheels")
     source = out / "source"
     # A copy: building in the tree leaves files there.
-    run("cp", "-a", *(ROOT / name for name in ("pyrunc", "shims", "launcher", "tools", "setup.py", "pyproject.toml",
-                                               "README.md", "LICENSE", "NOTICE", "MANIFEST.in")),
+    run("cp", "-a", *(ROOT / name for name in ("pyrunc", "shims", "launcher", "tools", "docs", "setup.py",
+                                               "pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in")),
         _made(source))  # fmt: skip
     (source / "pyrunc/spec/_validator.py").unlink()  # generated, whether or not it is there
     made = {}
@@ -107,6 +107,9 @@ def test_contents(wheels: dict[str, Path]) -> None:
         assert {"pyrunc/__main__.py", "pyrunc/py.typed", "pyrunc/spec/schema/config.json",
                 "pyrunc/spec/_validator.py", "pyrunc/linux/_syscall_ctypes.py"} <= names[mode]  # fmt: skip
         assert not [name for name in names[mode] if name.endswith((".c", ".pyc")) or name.startswith("tests")]
+        shared = {name.partition("/data/share/")[2] for name in names[mode] if "/data/share/" in name}
+        assert {"man/man8/pyrunc.8", "man/man8/pyrunc-exec.8", "bash-completion/completions/pyrunc.bash",
+                "zsh/site-functions/_pyrunc", "fish/vendor_completions.d/pyrunc.fish"} <= shared
     assert names["compiled"] - names["no-compiler"] == {"pyrunc/linux/_syscall.abi3.so"}
 
 

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/man/pyrunc.8, docs/man/pyrunc-image.8 and docs/completion/pyrunc.bash from the command line's own tables.
+"""Write the manual pages, one a command, and the shells' completions from the command line's own tables.
 
     python tools/generate_man.py            write them
     python tools/generate_man.py --check    exit 1 if they are not what would be written
 
 What stands in the tables (pyrunc/cli) is not said again here; only what a table can't hold is.
-man-pages(7), groff_man(7), bash(1) "Programmable Completion".
+man-pages(7), groff_man(7); the completions are in completions.py.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
@@ -21,12 +20,12 @@ sys.path.insert(0, str(HERE))
 from pyrunc._version import OCI_VERSION, __version__  # noqa: E402
 from pyrunc.cli import COMMANDS, GLOBAL_OPTIONS  # noqa: E402
 from pyrunc.cli.image import SUBCOMMANDS  # noqa: E402
-from pyrunc.cli.options import HELP, Argument, Option  # noqa: E402
-from pyrunc.signals import signal_name  # noqa: E402
+from pyrunc.cli.options import HELP, Option  # noqa: E402
+from tools import completions  # noqa: E402
+from tools.completions import tables  # noqa: E402
 
-MAN = HERE / "docs" / "man" / "pyrunc.8"
-IMAGE_MAN = HERE / "docs" / "man" / "pyrunc-image.8"
-COMPLETION = HERE / "docs" / "completion" / "pyrunc.bash"
+MAN = HERE / "docs" / "man"
+COMPLETION = HERE / "docs" / "completion"
 
 DESCRIPTION = f"""\
 pyrunc runs containers as the OCI runtime specification {OCI_VERSION} describes them. It takes a bundle, a directory
@@ -47,7 +46,8 @@ NOTES = {
     "state": "The status is creating, created, running, paused or stopped.",
     "kill": "The signal is a name with or without SIG, RTMIN+n, or a number; SIGTERM by default.",
     "delete": "A container that is not stopped is refused without --force, one that is only created as well.",
-    "run": "A terminal is relayed when config.json asks for one. With --detach it returns after start.",
+    "run": "A terminal is relayed when config.json asks for one, and signals are passed on. When the program has "
+           "ended the container is deleted, but for --keep. With --detach it returns after start.",
     "explain": "Each line is a step: the place in config.json (a JSON pointer) and what is done. It needs no "
                "privilege. pyrunc --debug create logs the same lines.",
     "image": "Its own commands are in pyrunc-image(8).",
@@ -115,8 +115,35 @@ IMAGE_FILES = (
 )
 
 EXIT_STATUS = """\
-run without --detach exits as the container's program did, with 128 and the signal's number if a signal ended it.
-All other commands exit with 0, or with 1 after an error, which is told in one line on stderr and in the log."""
+run and exec without --detach exit as the program did, with 128 and the signal's number if a signal ended it. All other
+commands exit with 0, or with 1 after an error, which is told in one line on stderr and in the log; exec with 255."""
+ENDS = {
+    "run": "Without --detach that of the program, or 128 and the number of the signal that ended it; 1 after an error.",
+    "exec": "Without --detach that of the program, or 128 and the number of the signal that ended it; 255 when it is "
+            "exec that has failed.",
+}
+
+ENVIRONMENT = {
+    "NOTIFY_SOCKET": "A service manager's socket (sd_notify(3)). The container gets one of its own, /run/notify/"
+                     "notify.sock, and what its program says there of its state is passed on. start and run --detach "
+                     "return when it is ready, or has ended.",
+    "LISTEN_FDS": "How many descriptors, from 3 on, are sockets to listen on (sd_listen_fds(3)), if LISTEN_PID is "
+                  "pyrunc's own. They are passed to the program, with LISTEN_FDNAMES.",
+}
+READ_BY = {"create": ("NOTIFY_SOCKET", "LISTEN_FDS"), "run": ("NOTIFY_SOCKET", "LISTEN_FDS"),
+           "start": ("NOTIFY_SOCKET",)}
+
+EXAMPLES = {
+    "create": ("pyrunc create --bundle /srv/web --pid-file /run/web.pid web",),
+    "run": ("pyrunc run --bundle /srv/web web", "pyrunc run --detach --bundle /srv/web web"),
+    "exec": ("pyrunc exec web ps -ef", "pyrunc exec -t -u 1000:1000 --cwd /srv -e DEBUG=1 web sh",
+             "pyrunc exec --process process.json web"),
+    "kill": ("pyrunc kill web", "pyrunc kill web HUP"),
+    "update": ("pyrunc update --memory 256M --cpu-quota 50000 web", "pyrunc update --resources resources.json web"),
+    "events": ("pyrunc events --stats web",),
+    "ps": ("pyrunc ps web", "pyrunc ps web -o pid,rss,args"),
+    "list": ("pyrunc list", "pyrunc list --quiet"),
+}
 
 FILES = (
     ("/run/pyrunc/ID", "What is known of the container ID: state.json, a copy of its config.json, and exec.fifo while "
@@ -157,161 +184,105 @@ def paragraphs(text: str) -> list[str]:
     return lines
 
 
-def tables(command: str) -> tuple[tuple[Option, ...], tuple[Argument, ...]]:
-    """A command's options and arguments."""
-    module = import_module(f"pyrunc.cli.{command.replace(' ', '_')}")
-    return module.OPTIONS, module.ARGUMENTS
+def synopsis(command: str) -> str:
+    """` [options] container-id`: what follows the command's name."""
+    options, arguments = tables(command)
+    words = [f"\\fI{escape(a.name)}\\fR" if a.required else f"[\\fI{escape(a.name)}\\fR{' ...' if a.rest else ''}]"
+             for a in arguments]
+    shown = ["[\\fIoptions\\fR]"] if any(not option.hidden for option in options) else []
+    return "".join(" " + word for word in [*shown, *words])
 
 
 def command_lines(command: str, summary: str, note: str) -> list[str]:
-    """The section of a command."""
-    options, arguments = tables(command)
-    words = [f"\\fI{escape(a.name)}\\fR" if a.required else f"[\\fI{escape(a.name)}\\fR]" for a in arguments]
-    shown = ["[\\fIoptions\\fR]"] if any(not option.hidden for option in options) else []
-    return [f'.SS "pyrunc {command}{"".join(" " + word for word in [*shown, *words])}"',
-            escape(summary[:1].upper() + summary[1:] + "."), escape(note), *option_lines(options)]
+    """The section of a command in a page of several."""
+    return [f'.SS "pyrunc {command}{synopsis(command)}"', sentence(summary), escape(note),
+            *option_lines(tables(command)[0])]
+
+
+def sentence(text: str) -> str:
+    return escape(text[:1].upper() + text[1:] + ".")
+
+
+def head(name: str, summary: str) -> list[str]:
+    """The beginning of every page."""
+    return [
+        '.\\" SPDX-License-Identifier: Apache-2.0',
+        '.\\" Generated by tools/generate_man.py; do not edit.',
+        f'.TH {name.upper()} 8 "" "pyrunc {__version__}" "System Administration"',
+        ".SH NAME", f"{name} \\- {escape(summary)}",
+    ]
+
+
+def tagged(entries: Iterable[tuple[str, str]]) -> list[str]:
+    return [line for name, text in entries for line in (".TP", f"\\fI{escape(name)}\\fR", escape(text))]
+
+
+def command_man(command: str) -> str:
+    """The page of one command."""
+    options = tables(command)[0]
+    lines = [
+        *head(f"pyrunc-{command}", COMMANDS[command]),
+        ".SH SYNOPSIS", f".B pyrunc {command}", synopsis(command).strip(),
+        ".SH DESCRIPTION", sentence(COMMANDS[command]), escape(NOTES[command]),
+        ".SH OPTIONS", *option_lines((*options, HELP)), ".PP", escape("Global options are in pyrunc(8)."),
+    ]
+    if command in READ_BY:
+        lines += [".SH ENVIRONMENT", *tagged((name, ENVIRONMENT[name]) for name in READ_BY[command])]
+    lines += [".SH EXIT STATUS", escape(ENDS.get(command, "0, or 1 after an error."))]
+    if command in EXAMPLES:
+        lines += [".SH EXAMPLES", ".EX", *(escape(line) for line in EXAMPLES[command]), ".EE"]
+    return "\n".join([*lines, ".SH SEE ALSO", ".BR pyrunc (8)", ""])
 
 
 def image_man() -> str:
-    """The manual page of the image commands."""
+    """The page of the image commands, which are one subject."""
     lines = [
-        '.\\" SPDX-License-Identifier: Apache-2.0',
-        '.\\" Generated by tools/generate_man.py; do not edit.',
-        f'.TH PYRUNC-IMAGE 8 "" "pyrunc {__version__}" "System Administration"',
-        ".SH NAME", "pyrunc-image \\- images: from a registry to a bundle, and back",
+        *head("pyrunc-image", "images: from a registry to a bundle, and back"),
         ".SH SYNOPSIS", ".B pyrunc image", "\\fICOMMAND\\fR [\\fIoptions\\fR] [\\fIarguments\\fR]",
         ".SH DESCRIPTION", *paragraphs(IMAGE_DESCRIPTION), ".SH COMMANDS", escape("Each takes --help, -h as well."),
     ]
     for command, summary in SUBCOMMANDS.items():
         lines += command_lines(f"image {command}", summary, IMAGE_NOTES[command])
-    lines += [".SH FILES"]
-    for name, text in IMAGE_FILES:
-        lines += [".TP", f"\\fI{escape(name)}\\fR", escape(text)]
+    lines += [".SH FILES", *tagged(IMAGE_FILES)]
     return "\n".join([*lines, ".SH SEE ALSO", ".BR pyrunc (8),", ".BR skopeo (1),", ".BR umoci (1)", ""])
 
 
-def man() -> str:
-    """The manual page."""
+def main_man() -> str:
+    """The page of the command itself."""
     lines = [
-        '.\\" SPDX-License-Identifier: Apache-2.0',
-        '.\\" Generated by tools/generate_man.py; do not edit.',
-        f'.TH PYRUNC 8 "" "pyrunc {__version__}" "System Administration"',
-        ".SH NAME", "pyrunc \\- run containers as the OCI runtime specification describes them",
+        *head("pyrunc", "run containers as the OCI runtime specification describes them"),
         ".SH SYNOPSIS", ".B pyrunc", "[\\fIglobal options\\fR] \\fICOMMAND\\fR [\\fIoptions\\fR] [\\fIarguments\\fR]",
         ".SH DESCRIPTION", *paragraphs(DESCRIPTION),
         ".SH GLOBAL OPTIONS", *option_lines((*GLOBAL_OPTIONS, HELP)),
         ".SH COMMANDS",
-        escape("Each takes --help, -h as well; pyrunc help COMMAND shows the same."),
+        escape("Each has a page of its own; pyrunc help COMMAND shows its options."),
     ]
     for command, summary in COMMANDS.items():
-        lines += command_lines(command, summary, NOTES[command])
-    lines += [".SH EXIT STATUS", *paragraphs(EXIT_STATUS), ".SH FILES"]
-    for name, text in FILES:
-        lines += [".TP", f"\\fI{escape(name)}\\fR", escape(text)]
+        lines += [".TP", f".BR {escape('pyrunc-' + command)} (8)", sentence(summary)]
+    lines += [".SH ENVIRONMENT", *tagged(ENVIRONMENT.items()),
+              ".SH EXIT STATUS", *paragraphs(EXIT_STATUS), ".SH FILES", *tagged(FILES)]
     return "\n".join([*lines, ".SH SEE ALSO", ".BR runc (8),", ".BR crun (1),", ".BR namespaces (7),",
                       ".BR cgroups (7),", ".BR capabilities (7)", ""])
 
 
-def _values(option: Option) -> str:
-    """What completes the option's value: words, or a compgen action in angle brackets."""
-    if "|" in option.metavar:
-        return option.metavar.replace("|", " ")
-    return {"DIR": "<directory>", "FILE": "<file>", "SOCKET": "<file>"}.get(option.metavar, "")
-
-
-def _names(options: Iterable[Option]) -> str:
-    return " ".join(f"--{option.name}" for option in options if not option.hidden)
-
-
-def _case(options: Iterable[Option]) -> list[str]:
-    """Lines of a shell `case`: an option with a value -> what completes it."""
-    lines = []
-    for option in options:
-        if option.takes_value:
-            names = [f"--{option.name}"] + ([f"-{option.short}"] if option.short else [])
-            lines.append(f'\t\t{"|".join(names)}) values="{_values(option)}"; return 0 ;;')
-    return lines
-
-
-def completion() -> str:
-    """The bash completion."""
-    lines = [
-        "# SPDX-License-Identifier: Apache-2.0",
-        "# Generated by tools/generate_man.py; do not edit.  Source it, or install it as completions/pyrunc.",
-        "",
-        "# Sets `values` to what completes the value of option $2 of command $1 (empty: the global ones).",
-        "_pyrunc_values() {", "\tcase $1 in", "\t'') case $2 in", *_case(GLOBAL_OPTIONS), "\t\tesac ;;",
-    ]
-    every = (*COMMANDS, *(f"image {command}" for command in SUBCOMMANDS))
-    for command in every:
-        cases = _case(tables(command)[0])
-        if cases:
-            lines += [f"\t{command.replace(' ', '_')}) case $2 in", *cases, "\t\tesac ;;"]
-    lines += ["\tesac", "\treturn 1", "}", "",
-              "# Sets `options`, and `arguments` to what each argument of command $1 is.",
-              "_pyrunc_words() {", "\tcase $1 in"]
-    for command in every:
-        options, arguments = tables(command)
-        lines.append(f'\t{command.replace(" ", "_")}) options="{_names((*options, HELP))}" '
-                     f'arguments="{" ".join(argument.name for argument in arguments)}" ;;')
-    lines += ['\thelp) options="" arguments=command ;;', "\tesac", "}", ""]
-    signals = " ".join(signal_name(number).removeprefix("SIG") for number in range(1, 32))
-    return "\n".join(lines) + f'''
-_pyrunc() {{
-	local current=$2 command="" options="{_names((*GLOBAL_OPTIONS, HELP))}" arguments="" values=""
-	local word previous="" count=0 index root=()
-	for ((index = 1; index < COMP_CWORD; index++)); do
-		word=${{COMP_WORDS[index]}}
-		if [[ $word == "=" ]]; then
-			continue
-		elif [[ -n $previous ]]; then
-			[[ $previous == --root ]] && root=(--root "$word")
-			previous=""
-		elif [[ $word == -* ]]; then
-			_pyrunc_values "$command" "$word" && previous=$word
-			values=""
-		elif [[ -z $command ]]; then
-			command=$word options=""
-			_pyrunc_words "$command"
-		elif [[ $command == image ]]; then
-			command=image_$word options=""
-			_pyrunc_words "$command"
-		else
-			((count++))
-		fi
-	done
-	[[ $current == "=" ]] && current=""
-	if [[ -n $previous ]]; then
-		_pyrunc_values "$command" "$previous"
-	elif [[ $current == -* ]]; then
-		values=$options
-	elif [[ -z $command ]]; then
-		values="{" ".join((*COMMANDS, "help"))}"
-	else
-		arguments=($arguments)
-		case ${{arguments[count]-}} in
-		container-id) values=$(pyrunc "${{root[@]}}" list --quiet 2>/dev/null) ;;
-		signal) values="{signals}" ;;
-		command) values="{" ".join(COMMANDS)}" ;;
-		subcommand) values="{" ".join(SUBCOMMANDS)}" ;;
-		name) [[ $command == image_* ]] && values=$(pyrunc image ls --format names 2>/dev/null) ;;
-		directory) values="<directory>" ;;
-		file) values="<file>" ;;
-		esac
-	fi
-	case $values in
-	"<directory>") mapfile -t COMPREPLY < <(compgen -d -- "$current") ;;
-	"<file>") mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;
-	*) mapfile -t COMPREPLY < <(compgen -W "$values" -- "$current") ;;
-	esac
-}}
-complete -o filenames -F _pyrunc pyrunc
-'''
+def documents() -> dict[Path, str]:
+    """What is generated, by its place."""
+    pages = {MAN / f"pyrunc-{command}.8": command_man(command) for command in COMMANDS if command != "image"}
+    return {
+        MAN / "pyrunc.8": main_man(), **pages, MAN / "pyrunc-image.8": image_man(),
+        COMPLETION / "pyrunc.bash": completions.bash(), COMPLETION / "_pyrunc": completions.zsh(),
+        COMPLETION / "pyrunc.fish": completions.fish(),
+    }
 
 
 def main(words: list[str]) -> int:
     stale = 0
-    for path, text in ((MAN, man()), (IMAGE_MAN, image_man()), (COMPLETION, completion())):
+    wanted = documents()
+    for path in [*MAN.iterdir(), *COMPLETION.iterdir()]:
+        if path not in wanted:
+            print(f"{path.relative_to(HERE)} belongs to no command: remove it", file=sys.stderr)
+            stale = 1
+    for path, text in wanted.items():
         if "--check" not in words:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
