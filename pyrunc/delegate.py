@@ -89,7 +89,10 @@ def _run(order: Mapping[str, object], report: Report) -> dict[str, Any]:
                 elif isinstance(message, list):
                     report(str(message[0]), str(message[1]))
                 elif isinstance(message, int):
-                    os.waitpid(message, 0)  # a process that was ours for a moment only
+                    try:
+                        os.waitpid(message, 0)  # a process that was ours for a moment only
+                    except ChildProcessError:
+                        pass  # the program reaps all of its children, or has SIGCHLD ignored
         finally:
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if "message" in last:

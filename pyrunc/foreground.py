@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .creation import CreateOptions
     from .execution import ExecOptions
     from .lifecycle import Report
-    from .spec.types import Process
+    from .spec.types import Config, Process
+    from .streams import Streams
     from .terminal import Watched
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
@@ -40,12 +41,21 @@ def run(bundle: str, container_id: str, root: str, options: Callable[[int], Crea
         # What the container leaves behind comes to us to be reaped, not to the host's init.
         k.prctl(k.PR_SET_CHILD_SUBREAPER, 1)
     ours = theirs = -1
-    if not detach and _wants_terminal(bundle):
-        from .terminal import console_pair
+    streams = None
+    config = None if detach else _config_of(bundle)
+    process = config.get("process") if config is not None else None
+    if config is not None and process is not None:
+        if process.get("terminal"):
+            from .terminal import console_pair
 
-        ours, theirs = console_pair()
+            ours, theirs = console_pair()
+        else:
+            streams = _streams(process, config)
     signals = Signals() if not detach else None
-    container = Container.create(bundle, container_id, root, options(theirs), report)
+    try:
+        container = Container.create(bundle, container_id, root, options(theirs), report)
+    finally:
+        _give_back(streams)
     if theirs >= 0:
         os.close(theirs)
     # A failed start has deleted the container already.
@@ -65,11 +75,15 @@ def run(bundle: str, container_id: str, root: str, options: Callable[[int], Crea
             # We are the service's main process: it lives as long as we do.
             if (relay := relay_for(container, notify_socket, os.getpid())) is not None:
                 others[relay.fd] = relay.receive
+        if streams is not None:
+            others[streams.reader] = streams.copy
         status = _attend(container.pid, ours, signals, others, container.start)
     except BaseException:
         _abandon(container)
         raise
     finally:
+        if streams is not None:
+            streams.finish()
         signals.restore()
     if not keep:
         container.delete(force=True)
@@ -83,22 +97,31 @@ def execute(container: Container, wanted: Process, options: Callable[[int], Exec
 
     _check_console(console_socket, detach)
     ours = theirs = -1
+    streams = None
     if not detach and wanted.get("terminal"):
         from .terminal import console_pair
 
         ours, theirs = console_pair()
+    elif not detach:
+        streams = _streams(wanted, container.config)
     signals = Signals() if not detach else None
     pid = 0
     try:
-        pid = execution.start(container, wanted, options(theirs))
+        try:
+            pid = execution.start(container, wanted, options(theirs))
+        finally:
+            _give_back(streams)
         if theirs >= 0:
             os.close(theirs)
-        return 0 if signals is None else _attend(pid, ours, signals, {})
+        others = {streams.reader: streams.copy} if streams is not None else {}
+        return 0 if signals is None else _attend(pid, ours, signals, others)
     except BaseException:
         if pid and signals is not None and signals.status is None:
             os.kill(pid, _signal.SIGKILL)  # not reaped: the pid is its own
         raise
     finally:
+        if streams is not None:
+            streams.finish()
         if signals is not None:
             signals.restore()
 
@@ -119,15 +142,30 @@ def _abandon(container: Container) -> None:
             container.report("warning", f"cleaning up: {error}")
 
 
-def _wants_terminal(bundle: str) -> bool:
-    """Whether process.terminal is set; a bundle that can't be read is left to create, which says why."""
+def _config_of(bundle: str) -> Config | None:
+    """Its configuration; a bundle that can't be read is left to create, which says why."""
     from . import bundle as bundles
 
     try:
-        process = bundles.load(bundle).config.get("process")
-        return process is not None and bool(process.get("terminal"))
+        return bundles.load(bundle).config
     except PyruncError:
-        return False
+        return None
+
+
+def _streams(process: Process, config: Config) -> Streams | None:
+    """What stands between the process and our terminal, where it has to (streams.py)."""
+    if not (os.isatty(1) or os.isatty(2)):
+        return None
+    from .streams import Streams, owner_of
+
+    streams = Streams(owner_of(process, config))
+    return streams if streams.reader >= 0 else None
+
+
+def _give_back(streams: Streams | None) -> None:
+    if streams is not None:
+        streams.give_back()
+        streams.finish()  # our own warnings, for now
 
 
 def _attend(pid: int, socket_fd: int, signals: Signals, others: Watched,

@@ -388,10 +388,13 @@ def _executable(path: str) -> int:
 
 
 def _own_stdio(fd: int, uid: int) -> None:
-    """Give the standard stream to the user, who may want to reopen /dev/stdout; never /dev/null (as runc)."""
+    """Give the standard stream to the user, who may want to reopen /dev/stdout; never /dev/null (as runc).
+
+    Nor a terminal: the container's own has its owner already, any other is that of somebody's session.
+    """
     try:
         info = os.fstat(fd)
-        if info.st_uid == uid or (stat.S_ISCHR(info.st_mode) and info.st_rdev == os.makedev(1, 3)):
+        if info.st_uid == uid or os.isatty(fd) or (stat.S_ISCHR(info.st_mode) and info.st_rdev == os.makedev(1, 3)):
             return
         os.fchown(fd, uid, -1)
     except OSError as error:

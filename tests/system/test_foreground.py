@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import Bundle, Host, Runtime, wait_for
+from terminals import Tty
 
 # A process that outlives its parent, in a container that shares the host's pids: somebody has to adopt it.
 ORPHAN = "(sleep 1234 & echo $! > /tmp/orphan); echo ready > /tmp/ready; while test ! -e /tmp/stop; do sleep 0.05; done"
@@ -85,3 +86,57 @@ def test_a_killed_run_leaves_the_container(runtime: Runtime, bundle: Bundle, hos
     running.wait()
     assert runtime.state(container)["status"] == "running"
     assert runtime("delete", "--force", container).code == 0
+
+
+# Our terminal as its stdout, without a terminal of its own
+
+@pytest.mark.parametrize("how", ["run", "exec", "run in a user namespace"])
+def test_our_terminal_stays_ours(runtime: Runtime, bundle: Bundle, host: Host, how: str) -> None:
+    """A user who isn't its owner gets a pipe, which can be opened by name; all that is written comes, in order."""
+    script = "for i in 1 2 3; do echo out $i; echo err $i >&2; done; echo named > /dev/stdout; test -t 1 || echo pipe"
+    script += "; seq 1 3000; exit 3"
+    if how == "exec":
+        container = runtime.create(bundle.args("sleep", "1000"))
+        assert runtime("start", container).code == 0
+        words = ["exec", "--user", "1000:1000", container, "sh", "-c", script]
+    else:
+        bundle.process["user"] = {"uid": 1000, "gid": 1000}
+        if how != "run":
+            bundle.namespace("user")
+            bundle.linux["uidMappings"] = bundle.linux["gidMappings"] = [
+                {"containerID": 0, "hostID": 0, "size": 1000}, {"containerID": 1000, "hostID": 200000, "size": 10}]
+        words = ["run", "--bundle", str(bundle.args(script).save()), runtime.new_id()]
+    tty = Tty(runtime.command(*words))
+    try:
+        before = os.fstat(tty.slave)
+        assert tty.wait() == 3
+        while b"3000" not in tty.seen:
+            tty.read(1)
+        after = os.fstat(tty.slave)
+        assert (before.st_uid, before.st_mode) == (after.st_uid, after.st_mode)
+        lines = tty.seen.decode().split("\r\n")
+        assert lines[:8] == ["out 1", "err 1", "out 2", "err 2", "out 3", "err 3", "named", "pipe"]
+        assert lines[8:-1] == [str(number) for number in range(1, 3001)]
+    finally:
+        tty.close()
+
+
+def test_its_owner_has_it_itself(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """The control: nothing is between where nothing has to be."""
+    tty = Tty(runtime.command("run", "--bundle", bundle.args("test -t 1 && test -t 2 && echo tty").save(),
+                              runtime.new_id()))
+    try:
+        assert tty.wait() == 0 and tty.seen == b"tty\r\n"
+    finally:
+        tty.close()
+
+
+def test_an_error_is_seen_though_a_pipe_was_there(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    bundle.process["capabilities"]["bounding"].append("CAP_TIME_TRAVEL")
+    tty = Tty(runtime.command("run", "--bundle", bundle.args("no-such-program", "x").save(), runtime.new_id()))
+    try:
+        assert tty.wait() == 1
+        assert b"CAP_TIME_TRAVEL" in tty.seen and b"executable file not found" in tty.seen
+    finally:
+        tty.close()
