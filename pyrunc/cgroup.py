@@ -14,6 +14,7 @@ import time
 from . import cgroupfs, cgroupv1, cgroupv2
 from .errors import ConfigError, ContainerError, KernelError, PyruncError, kernel_error
 from .linux import fs
+from .linux.process import in_user_namespace
 from .paths import clean
 
 TYPE_CHECKING = False
@@ -56,8 +57,10 @@ def _type(path: str) -> int:
         return 0
 
 
-def plan(cgroups_path: str | None, container_id: str) -> Cgroup:
+def plan(cgroups_path: str | None, container_id: str, rootless: bool | None = None) -> Cgroup:
     """The cgroup of a container, nothing done yet (with systemd: cgroup_systemd.plan).
+
+    `rootless` says whether it may be gone without where we aren't allowed to make it; None: who we are does.
 
     An absolute `cgroupsPath` counts from where the hierarchy is mounted; a relative one, and the id
     where none is given, from pyrunc's own cgroup.  `..` leads out of neither.
@@ -79,6 +82,7 @@ def plan(cgroups_path: str | None, container_id: str) -> Cgroup:
     except OSError as error:
         raise kernel_error("find the cgroups of this process", error) from None
     cgroup = Cgroup(how, paths)
+    cgroup.rootless = rootless
     cgroup.given = [path for path in cgroup.directories() if _exists(path)]
     cgroup.pointer = POINTER if cgroups_path else ""
     return cgroup
@@ -102,7 +106,7 @@ class Cgroup:
     listed, signalled or frozen (a create that fails, or was killed, is cleaned up by these too).
     """
 
-    __slots__ = ("claimed", "given", "mode", "paths", "pointer", "skipped", "warnings")
+    __slots__ = ("claimed", "given", "mode", "paths", "pointer", "rootless", "skipped", "warnings")
 
     made_by_joining = False  # whether it is there only once a process is added
 
@@ -114,6 +118,7 @@ class Cgroup:
         self.skipped: list[str] = []
         self.warnings: list[str] = []
         self.pointer = ""
+        self.rootless: bool | None = None
 
     def to_data(self) -> dict[str, Any]:
         """For state.json; to be written before `create`, and again after it."""
@@ -179,7 +184,7 @@ class Cgroup:
         try:
             is_new = cgroupfs.make(path, made)
         except OSError as error:
-            if error.errno in _DENIED and _is_unprivileged():
+            if error.errno in _DENIED and self._may_be_missing():
                 self.skipped.append(path)
                 self.warnings.append(f"cgroup {path} can't be made ({os.strerror(error.errno)}): left out")
                 return
@@ -199,6 +204,10 @@ class Cgroup:
             raise kernel_error(f"make the cgroup {path} threaded, as one above it is", error, pointer=self.pointer) \
                 from None
         self.warnings += cgroupv2.enable_controllers(path)
+
+    def _may_be_missing(self) -> bool:
+        """Whether an ordinary user, or root of a user namespace only, may be denied a cgroup."""
+        return self.rootless if self.rootless is not None else os.geteuid() != 0 or in_user_namespace()
 
     def not_empty(self, path: str, pids: list[int]) -> ContainerError:
         """That the cgroup is somebody's."""
@@ -221,7 +230,7 @@ class Cgroup:
                 if number == errno.EINVAL and left:
                     time.sleep(0.03)
                     continue
-                if number in _DENIED and _is_unprivileged():
+                if number in _DENIED and self._may_be_missing():
                     self.skipped.append(path)
                     self.warnings.append(f"cgroup {path} can't be joined ({os.strerror(number)}): left out")
                     return
@@ -489,13 +498,3 @@ def name_pids(pids: list[int]) -> str:
         shown += (" and " if shown else "") + f"{hidden} of another pid namespace"
     one = len(known) + hidden == 1
     return f"{'process' if one else 'processes'} {shown} {'is' if one else 'are'} in it"
-
-
-def _is_unprivileged() -> bool:
-    """Whether we are an ordinary user, or root of a user namespace only: may be denied a cgroup."""
-    if os.geteuid() != 0:
-        return True
-    try:
-        return cgroupfs.read("/proc/self/uid_map").split() != ["0", "0", "4294967295"]
-    except OSError:
-        return False

@@ -61,7 +61,8 @@ class CreateOptions:
         self.notify_socket = notify_socket  # $NOTIFY_SOCKET: the container gets one of its own then
         self.listen_fds = listen_fds  # from 3 on, before those of preserve_fds; $LISTEN_FDS
         self.listen_names = listen_names
-        self.rootless = rootless  # whether the user's systemd is to be asked; None: whoever's we are
+        # Whether a cgroup may be missed, and the user's systemd is the one to ask; None: depends on who we are.
+        self.rootless = rootless
         # For a caller that relays a terminal itself: a socket over which the master is sent.
         self.console_fd = console_fd
 
@@ -160,7 +161,7 @@ class Creation:
         config, options = self.bundle.config, self.options
         path = (config.get("linux") or {}).get("cgroupsPath")
         if not options.systemd_cgroup:
-            return cgroups.plan(path, container_id)
+            return cgroups.plan(path, container_id, options.rootless)
         from . import cgroup_systemd
 
         return cgroup_systemd.plan(path, container_id, config, options.rootless)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from .cgroup_mounts import mount_cgroup
 from .copyup import copy_tree
 from .errors import ConfigError, KernelError, kernel_error
 from .linux import mount as k
-from .linux.fs import AT_FDCWD, PROC_SUPER_MAGIC, fstatfs_type
+from .linux.fs import AT_FDCWD, PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs_type
 from .mountopts import MountOptions, parse
 from .paths import clean, is_directory
 
@@ -70,7 +71,12 @@ class FilesystemMount(MountStep):
         target = root.make_target(self.unsafe_target, directory=True, pointer=self.pointer, follow=not strict,
                                   procfs=self.fstype == "proc")
         try:
-            mount_fd = self._mount(root, target, made)
+            try:
+                mount_fd = self._mount(root, target, made)
+            except PermissionError:
+                if self.fstype != "sysfs" or not root.user_namespace:
+                    raise
+                mount_fd = self._bind_sys(target)
             self._finish(mount_fd)
             if self._defer_read_only():
                 root.deferred.append((mount_fd, self.pointer))
@@ -80,6 +86,22 @@ class FilesystemMount(MountStep):
             raise kernel_error(self.describe(), error, pointer=self.pointer, hint=self._hint(root, error)) from None
         finally:
             os.close(target)
+
+    def _bind_sys(self, target: int) -> int:
+        """The runtime's own /sys, read-only: sysfs belongs to a network namespace that the container doesn't own.
+
+        With all that is mounted below: it may not be uncovered in a user namespace.
+        """
+        tree = k.open_tree(AT_FDCWD, "/sys", recursive=True)
+        try:
+            if fstatfs_type(tree) != SYSFS_MAGIC:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            k.mount_setattr(tree, set_=self.options.set | k.MOUNT_ATTR_RDONLY, recursive=True)
+            k.move_mount(tree, target)
+        except BaseException:
+            os.close(tree)
+            raise
+        return tree
 
     def _hint(self, root: RootFs, error: OSError) -> str:
         if error.errno == 19:

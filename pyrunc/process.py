@@ -409,6 +409,8 @@ def _wrap(pointer: str, what: str, action: Callable[[], None], denied: str = "")
         action()
     except OSError as error:
         hint = denied if error.errno == errno.EPERM else ""
+        if error.errno == errno.EINVAL and pointer.startswith("/process/user/"):
+            hint = "the id is not mapped in the user namespace"
         raise kernel_error(what, error, pointer=pointer, hint=hint) from None
 
 

@@ -36,7 +36,9 @@ def apply(cgroup: Cgroup, resources: Resources, config: Config, warn: Callable[[
     put_back = [untell]
     try:
         if rules is not None:
-            put_back.append(_restrict_devices(cgroup.mode, directories, rules, warn))
+            # The default rules, which nobody asked for, are no news to an ordinary user, who can make no node.
+            tell = warn if resources.get("devices") else lambda _: None
+            put_back.append(_restrict_devices(cgroup.mode, directories, rules, tell))
         limits.apply(writes, directories, undo=update)
     except BaseException:
         if update:

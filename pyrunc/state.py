@@ -20,6 +20,7 @@ import stat
 import time
 
 from .errors import ContainerError, ContainerExists, ContainerNotFound, PyruncError, UsageError, kernel_error
+from .linux.process import in_user_namespace
 from .spec.load import dump, parse
 
 TYPE_CHECKING = False
@@ -66,10 +67,7 @@ def _own_in_tmp(path: str) -> str:
 
 def _is_mapped_user() -> bool:
     """Whether we are uid 0 in a user namespace only, and not the root of a container (whose $USER says so)."""
-    if os.environ.get("USER") == "root":
-        return False
-    with open("/proc/self/uid_map", "rb") as file:
-        return file.read().split() != [b"0", b"0", b"4294967295"]
+    return os.environ.get("USER") != "root" and in_user_namespace()
 
 
 def check_id(container_id: str) -> str:
@@ -127,7 +125,11 @@ class StateDir:
         """Make the directory, locked.  Raises ContainerExists if the id is taken."""
         check_id(container_id)
         try:
-            os.makedirs(root, mode=0o700, exist_ok=True)
+            if not os.path.isdir(root):
+                os.makedirs(root, mode=0o700, exist_ok=True)
+                if os.path.dirname(root) == os.environ.get("XDG_RUNTIME_DIR"):
+                    # Or it may be tidied away: XDG Base Directory Specification.
+                    os.chmod(root, 0o1700)
         except FileExistsError:
             raise UsageError(f"--root {root} is not a directory") from None
         except OSError as error:

@@ -51,7 +51,7 @@ GLOBAL_OPTIONS = (
                                                     "or $XDG_RUNTIME_DIR/pyrunc for an ordinary user)"),
     Option("systemd-cgroup", help="have systemd make the cgroup; cgroupsPath is then slice:prefix:name"),
     Option("rootless", kind="text", metavar="true|false|auto", default="auto",
-           help="with --systemd-cgroup, whether the user's systemd is asked (auto: unless root calls)"),
+           help="go without cgroups that may not be made, and ask the user's systemd (auto: as an ordinary user)"),
     Option("version", "v", help="print the version"),
 )
 
@@ -59,15 +59,22 @@ GLOBAL_OPTIONS = (
 class Context:
     """The global options, for a command."""
 
-    __slots__ = ("command", "container_id", "log", "root", "rootless", "systemd_cgroup")
+    __slots__ = ("command", "container_id", "given_root", "log", "rootless", "systemd_cgroup")
 
     def __init__(self) -> None:
         self.log = Log()
-        self.root = ""
+        self.given_root = ""
         self.rootless: bool | None = None
         self.systemd_cgroup = False
         self.command = ""
         self.container_id = ""
+
+    @property
+    def root(self) -> str:
+        """Where the containers' state is: --root, or the caller's own place.  Raises UsageError."""
+        from pyrunc.state import default_root
+
+        return os.path.abspath(self.given_root or default_root())
 
     def prefix(self) -> str:
         """`create web: `: what was being done, before the error says what failed."""
@@ -137,7 +144,7 @@ def _dispatch(args: Args, rest: list[str], context: Context) -> int:
     if args["rootless"] not in ("true", "false", "auto"):
         raise UsageError(f'--rootless is true, false or auto, not "{args["rootless"]}"')
     module = _load(name)
-    context.root, context.rootless = _state_root(args), {"true": True, "false": False}.get(args["rootless"])
+    context.given_root, context.rootless = args["root"], {"true": True, "false": False}.get(args["rootless"])
     context.systemd_cgroup = args.flag("systemd-cgroup")
     if hasattr(module, "SUBCOMMANDS"):
         context.command = name
@@ -150,15 +157,6 @@ def _dispatch(args: Args, rest: list[str], context: Context) -> int:
         return 0
     status = module.run(given, context)
     return status
-
-
-def _state_root(args: Args) -> str:
-    root = args["root"]
-    if not root:
-        from pyrunc.state import default_root
-
-        root = default_root()
-    return os.path.abspath(root)
 
 
 def _load(name: str) -> ModuleType:

@@ -86,6 +86,18 @@ def namespace_type(fd: int) -> int:
     return fcntl.ioctl(fd, NS_GET_NSTYPE)
 
 
+def in_user_namespace() -> bool:
+    """Whether this process lives in a user namespace below the first one (user_namespaces(7): its map says so)."""
+    try:
+        fd = os.open("/proc/self/uid_map", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # a kernel without, or no procfs to ask
+        return False
+    try:
+        return os.read(fd, 4096).split() != [b"0", b"0", b"4294967295"]
+    finally:
+        os.close(fd)
+
+
 def prlimit(pid: int, resource: int, limits: tuple[int, int] | None = None) -> tuple[int, int]:
     """Get, and with `limits` (soft, hard) set, a limit of `pid` (0: this process); returns the old one.
 
