@@ -102,6 +102,9 @@ class ProcessPlan:
             from .seccomp import Filter
 
             self.seccomp = Filter(profile)
+        persona = self.linux.get("personality")
+        if persona and persona.get("flags"):
+            self.warnings.append("/linux/personality/flags: there are none (config-linux.md, Personality): ignored")
         self._describe()
 
     def _describe(self) -> None:

@@ -45,6 +45,8 @@ def features() -> dict[str, Any]:
             "mountExtensions": {"idmap": {"enabled": True}},
             "netDevices": {"enabled": True},
         },
+        # A name that ends in a dot is the beginning of many (features.md).
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
         "annotations": {
             "org.opencontainers.runc.checkpoint.enabled": "false",
             "io.pyrunc.version": __version__,

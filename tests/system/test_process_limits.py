@@ -225,6 +225,9 @@ def test_personality(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     bundle.linux["personality"] = {"domain": "LINUX32"}
     narrow = {"x86_64": "i686", "aarch64": "armv8l"}[platform.machine()]
     assert runtime.run(bundle, "uname -m; cat /proc/self/personality").lines == [narrow, "00000008"]
+    bundle.linux["personality"]["flags"] = ["ADDR_NO_RANDOMIZE"]  # the specification knows none yet
+    result = runtime.run(bundle, "cat /proc/self/personality")
+    assert result.lines == ["00000008"] and "/linux/personality/flags" in result.err and "warning" in result.err
 
 
 def test_a_session_keyring_of_its_own(runtime: Runtime, bundle: Bundle, host: Host, probe: Path) -> None:
