@@ -83,3 +83,11 @@ def test_features_name_what_the_configuration_takes() -> None:
 def test_features_claim_nothing_that_is_refused() -> None:
     assert {"ro", "idmap", "ridmap", "rro", "rbind", "rslave", "tmpcopyup"} <= set(features()["mountOptions"])
     assert "CAP_SYS_ADMIN" in features()["linux"]["capabilities"]
+
+
+def test_features_leave_nothing_out() -> None:
+    """Every member that runtime-spec 1.3.0 knows is there."""
+    schema = load_schema("features.json")
+    assert set(features()) == set(schema["properties"])
+    assert set(features()["linux"]) == set(schema["properties"]["linux"]["properties"])
+    assert features()["potentiallyUnsafeConfigAnnotations"] == ["org.systemd.property."]

@@ -165,6 +165,24 @@ def test_unified_in_a_user_namespace(runtime: Runtime, bundle: Bundle, host: Hos
     assert result.errors == ["sh: can't create /sys/fs/cgroup/cgroup.max.descendants: Permission denied"], result
 
 
+def test_unified_in_a_user_namespace_that_is_joined(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """Whose cgroup it becomes is told by the namespace: config.json has no mappings then."""
+    writable(in_user_namespace(bundle).namespace("cgroup"))
+    del bundle.linux["uidMappings"], bundle.linux["gidMappings"]
+    holder = subprocess.Popen(["unshare", "-U", "sh", "-c", "echo; exec sleep 1000"], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"\n"
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{holder.pid}/{name}").write_text(f"0 {HOST_ID} 65536\n")
+        bundle.namespace("user", f"/proc/{holder.pid}/ns/user")
+        result = run_unified(runtime, bundle, DELEGATED)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert result.lines == ["0::/x"], result
+    assert result.errors == ["sh: can't create /sys/fs/cgroup/cgroup.max.descendants: Permission denied"], result
+
+
 def test_unified_in_a_user_namespace_with_the_hosts_view(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     """Without a cgroup namespace the kernel mounts nothing there: the container's own directory is bound."""
     bundle.config["linux"]["cgroupsPath"] = f"/t4-{os.getpid()}"
