@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from . import bundle as bundles
 from . import cgroup as cgroups
-from . import devices, mounts, namespaces, netdevices, process
+from . import devices, mounts, namespaces, netdevices, process, rdt
 from .hooks import hooks_of
 from .linux.process import CLONE_NEWNS
 
@@ -43,6 +43,8 @@ def steps(bundle: Bundle, container_id: str) -> list[tuple[str, str]]:
             found.append((f"/linux/{name}/{index}",
                           f"{entry['containerID']} in the container is {entry['hostID']} here, {entry['size']} ids"))
     found += [(device.pointer, device.describe()) for device in netdevices.plan(config)]
+    if (wanted := linux.get("intelRdt")) is not None:
+        found.append((rdt.POINTER, rdt.describe(wanted, container_id)))
     for name in ("hostname", "domainname"):
         if config.get(name):
             found.append((f"/{name}", f"{name} {config.get(name)}"))

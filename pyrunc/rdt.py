@@ -158,10 +158,21 @@ def plan(rdt: IntelRdt, container_id: str) -> Rdt:
     top = root()
     name = rdt.get("closID") or ""
     group = top if name == "/" else f"{top}/{name or container_id}"
-    # What runtime-spec 1.1 to 1.2 had in the place of enableMonitoring.
-    monitored = any(rdt.get(member) for member in ("enableMonitoring", "enableCMT", "enableMBM"))
-    return Rdt(top, group, f"{group}/mon_groups/{container_id}" if monitored else "",
+    return Rdt(top, group, f"{group}/mon_groups/{container_id}" if _is_monitored(rdt) else "",
                made=not os.path.isdir(group), keep=bool(name))
+
+
+def describe(rdt: IntelRdt, container_id: str) -> str:
+    """What `create` does about it, for `explain`."""
+    parts = [f"resctrl group {rdt.get('closID') or container_id}", *schemata(rdt)]
+    if _is_monitored(rdt):
+        parts.append("monitored")
+    return ", ".join(parts)
+
+
+def _is_monitored(rdt: IntelRdt) -> bool:
+    # The last two are what runtime-spec 1.1 to 1.2 had in its place.
+    return any(rdt.get(member) for member in ("enableMonitoring", "enableCMT", "enableMBM"))
 
 
 def schemata(rdt: IntelRdt) -> list[str]:

@@ -61,12 +61,15 @@ def full(bundle: Bundle) -> Bundle:
         "cgroupsPath": "/a/b",
         "personality": {"domain": "LINUX"},
         "resources": {"pids": {"limit": 5}},
+        "netDevices": {"eth0": {"name": "net%d"}},
+        "intelRdt": {"closID": "gold", "schemata": ["L3:0=f"], "enableMonitoring": True},
     })
     bundle.namespace("user").namespace("cgroup").namespace("time").namespace("network", "/proc/self/ns/net")
     bundle.linux["sysctl"] = {"kernel.msgmax": "8192"}
     bundle.config["root"]["readonly"] = True
     bundle.config["domainname"] = "example"
     bundle.mount("/etc/hostname", "/etc/hostname", options=["rbind", "ro", "rnosuid"])
+    bundle.mount("/srv", "/srv", options=["rbind", "ridmap"])
     bundle.process.update({"noNewPrivileges": True, "oomScoreAdj": 100, "cwd": "/tmp",
                            "user": {"uid": 5, "gid": 6, "additionalGids": [7, 8], "umask": 0o77},
                            "scheduler": {"policy": "SCHED_BATCH", "nice": 3},
@@ -98,6 +101,8 @@ def test_each_step_is_told_with_its_pointer(full: Bundle, host: Host) -> None:
         "/linux/sysctl/kernel.msgmax": "sysctl kernel.msgmax = 8192",
         "/linux/uidMappings/0": "0 in the container is 100000 here, 65536 ids",
         "/linux/cgroupsPath": "/a/b", "/linux/personality": "LINUX",
+        "/linux/netDevices/eth0": "network device eth0 as net%d",
+        "/linux/intelRdt": "resctrl group gold, L3:0=f, monitored",
         "/linux/resources/pids/limit": "cgroup limit pids.limit = ",
         "/process/oomScoreAdj": "100", "/process/scheduler": "SCHED_BATCH", "/process/ioPriority": "IDLE",
         "/process/user": "uid 5, gid 6, groups [7, 8], umask 077", "/process/cwd": "/tmp",

@@ -221,6 +221,15 @@ def test_a_bundle_that_the_user_may_not_read(home: Path, host: Host, path: str, 
     assert [name for name in result.lines if name not in ("run", "run/pyrunc")] == []
 
 
+def test_network_devices_need_more(home: Path, host: Host) -> None:
+    """The host's devices aren't the user's to move, whatever namespaces it makes."""
+    code = 'c["linux"]["namespaces"].append({"type": "network"}); c["linux"]["netDevices"] = {"lo": {"name": "eth0"}}'
+    result = User(home).run(spec(code, program="true") + "$P run web; find run")
+    (line,) = result.errors
+    assert "/linux/netDevices" in line and "EPERM" in line and "CAP_NET_ADMIN" in line, line
+    assert result.lines == ["run", "run/pyrunc"]
+
+
 def mount(destination: str) -> str:
     return f'm = next(m for m in c["mounts"] if m["destination"] == "{destination}")'
 
