@@ -110,6 +110,7 @@ class Shim:
         self._decoder = ttrpc.Decoder()
         self._stream = 1
         self._answers: dict[int, Response] = {}
+        self.order: list[int] = []  # in which they came
 
     def send(self, method: str, request: Message, timeout: float = 0) -> int:
         """Call without waiting; the number to `receive` with."""
@@ -121,14 +122,24 @@ class Shim:
     def receive(self, stream: int, cls: type[M]) -> M:
         """The answer.  Raises RpcError."""
         while stream not in self._answers:
-            data = self._socket.recv(65536)
-            assert data, "the shim has closed the connection"
-            for frame in self._decoder.feed(data):
-                self._answers[frame.stream] = Response.decode(frame.data)
+            self._read()
         answer = self._answers.pop(stream)
         if answer.status is not None and answer.status.code:
             raise RpcError(answer.status.code, answer.status.message)
         return cls.decode(answer.payload)
+
+    def next_answer(self) -> int:
+        """The number of the call that is answered next, of all that `order` doesn't hold any more."""
+        while not self.order:
+            self._read()
+        return self.order.pop(0)
+
+    def _read(self) -> None:
+        data = self._socket.recv(65536)
+        assert data, "the shim has closed the connection"
+        for frame in self._decoder.feed(data):
+            self._answers[frame.stream] = Response.decode(frame.data)
+            self.order.append(frame.stream)
 
     def call(self, method: str, request: Message, cls: type[M]) -> M:
         return self.receive(self.send(method, request), cls)

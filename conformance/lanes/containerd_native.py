@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""containerd with pyrunc's own shim, which runs containers by itself."""
+"""containerd with pyrunc's own shim, which runs containers by itself; the runtime says where it is installed."""
 
 from __future__ import annotations
 
-import shutil
+import os
+import signal
+from pathlib import Path
 
-from conformance.checks import Table
+from conformance.checks import Table, wait_for
 from conformance.errors import Unavailable
 from conformance.lanes import containerd
-from conformance.sandbox import PATH, Room
+from conformance.lanes.containerd import IMAGE
+from conformance.sandbox import Room
 
 SHIM = "containerd-shim-pyrunc-v1"  # what containerd looks for when it is asked for io.containerd.pyrunc.v1
 
@@ -16,15 +19,60 @@ SHIM = "containerd-shim-pyrunc-v1"  # what containerd looks for when it is asked
 class Native(containerd.Containerd):
     shim = "io.containerd.pyrunc.v1"
 
+    def start(self) -> None:
+        self.environment["PATH"] = f"{os.path.dirname(self.runtime)}:{self.environment['PATH']}"
+        super().start()
+
     def named(self, *options: str) -> list[str]:
         return ["--runtime", self.shim, *options]
 
     @staticmethod
     def table() -> Table[containerd.Containerd]:
-        return containerd.Containerd.table()
+        return Table(containerd.Containerd.table(), TABLE)
 
 
 def make(room: Room, runtime: str, suite: str) -> Native:
-    if not shutil.which(SHIM, path=PATH):
-        raise Unavailable(f"the shim io.containerd.pyrunc.v1 is not installed: no {SHIM} in {PATH}")
+    if not os.access(Path(runtime).with_name(SHIM), os.X_OK):
+        raise Unavailable(f"the shim io.containerd.pyrunc.v1 is not installed: no {SHIM} beside {runtime}")
     return Native(room, runtime)
+
+
+TABLE: Table[containerd.Containerd] = Table()
+check = TABLE.check
+
+
+@check("restart of containerd: containers go on, output and exit status intact", "one two|5", short=True)
+def _(lane: containerd.Containerd) -> str:
+    where = lane.directory()
+    name = lane.name()
+    lane("run", "-d", *lane.named(), "--mount", f"type=bind,src={where},dst=/v,options=rbind:rw", "--log-uri",
+         f"file://{where}/log", IMAGE, name, "sh", "-c",
+         "echo -n 'one '; while [ ! -e /v/go ]; do sleep 0.05; done; echo two; exit 5")
+    lane.process.send_signal(signal.SIGKILL)
+    lane.process.wait()
+    (where / "go").touch()
+    lane.serve()
+    wait_for(lambda: lane.status(name) == "STOPPED", "the container to end")
+    done = lane.do("task", "delete", name)
+    lane("container", "delete", name)
+    return f"{(where / 'log').read_text().strip()}|{done.code or done.err.rpartition('code ')[2].rstrip(chr(34))}"
+
+
+@check("no shim is left when its container is deleted", "0")
+def _(lane: containerd.Containerd) -> str:
+    with lane.container() as name:
+        pid = lane.shim_of(name)
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the shim to end")
+    return str(len([entry for entry in Path("/run/containerd/s").iterdir() if entry.is_socket()]))
+
+
+@check("twenty containers at once", "20 20")
+def _(lane: containerd.Containerd) -> str:
+    names = [lane.name() for _ in range(20)]
+    for name in names:
+        lane("run", "-d", *lane.named(), IMAGE, name, "sleep", "1000")
+    running = sum(lane.status(name) == "RUNNING" for name in names)
+    for name in names:
+        lane.remove(name)
+    gone = sum(not lane.status(name) for name in names)
+    return f"{running} {gone}"

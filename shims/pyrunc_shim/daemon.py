@@ -42,6 +42,15 @@ def preload() -> None:
     from . import metrics  # noqa: F401
 
 
+def defect(error: Exception) -> None:
+    """Told with its place, which is the most that can be done: the containers have nobody but us."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_qualname} line {place.tb_lineno}" if place is not None else "?"
+    operations.report("error", f"internal error: {type(error).__name__}: {error} in {where}")
+
+
 def serve(arguments: Arguments, around: Surroundings, listener: socket, path: str) -> None:
     """Serve on the socket until a Shutdown or a signal."""
     preload()
@@ -52,6 +61,7 @@ def serve(arguments: Arguments, around: Surroundings, listener: socket, path: st
     operations.debugging = "debug" in arguments.switches
     k.prctl(k.PR_SET_CHILD_SUBREAPER, 1)
     loop = Loop()
+    loop.on_error = defect
     publisher = Publisher(loop, around.events, arguments["namespace"],
                           lambda message: operations.report("error", message))
 

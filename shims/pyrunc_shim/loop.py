@@ -43,7 +43,7 @@ class Timer:
 class Loop:
     """`run` calls back until `stop`."""
 
-    __slots__ = ("_epoll", "_handlers", "_signals", "_timers", "_wake", "on_child", "running")
+    __slots__ = ("_epoll", "_handlers", "_signals", "_timers", "_wake", "on_child", "on_error", "running")
 
     def __init__(self) -> None:
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
@@ -52,6 +52,7 @@ class Loop:
         self.running = False
         self._signals: dict[int, Callable[[], object]] = {}
         self._wake = (-1, -1)
+        self.on_error: Callable[[Exception], object] | None = None  # without one, a defect ends `run`
         self.on_child: Callable[[int, int], object] = lambda _pid, _status: None
 
     def watch(self, fd: int, events: int, ready: Ready) -> None:
@@ -109,14 +110,22 @@ class Loop:
             while self._timers and (self._timers[0].action is None or self._timers[0].due <= now):
                 action = heapq.heappop(self._timers).action
                 if action is not None:
-                    action()
+                    self._call(action)
             if not self.running:  # an action has stopped it
                 return
             wait = max(self._timers[0].due - time.monotonic(), 0.0) if self._timers else -1
             for fd, events in self._epoll.poll(wait):
                 handler = self._handlers.get(fd)  # an earlier one may have forgotten it
                 if handler is not None:
-                    handler(events)
+                    self._call(handler, events)
+
+    def _call(self, action: Callable[..., object], *arguments: int) -> None:
+        try:
+            action(*arguments)
+        except Exception as error:
+            if self.on_error is None:
+                raise
+            self.on_error(error)
 
     def drop(self) -> None:
         """In a forked child: let go of the loop; its descriptors are closed with all the others."""

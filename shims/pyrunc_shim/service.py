@@ -238,7 +238,7 @@ class Service:
         if entry is not None:
             task, process = entry
             process.exit = gone
-            if not process.starting:
+            if not process.starting and not (process is task.init and task.kills):
                 self._exited(task, process)
         elif self._workers.busy:
             self._unclaimed[pid] = gone
@@ -246,13 +246,13 @@ class Service:
     def _told(self, task: Task, process: Process) -> None:
         """The start of the process has been told: its exit may be."""
         process.starting = False
-        if process.exit is not None:
+        if process.exit is not None and not (process is task.init and task.kills):
             self._exited(task, process)
 
     def _exited(self, task: Task, process: Process) -> None:
         if process is not task.init:
             self._publish_exit(task, process)
-            if task.init.exit is not None and not task.init.published and not task.running_execs():
+            if task.init.exit is not None and not task.kills and not task.running_execs():
                 self._publish_exit(task, task.init)
             return
         if not task.own_pids:  # nobody dies with it
@@ -360,7 +360,7 @@ class Service:
         if process.exit is not None:
             raise RpcError(ttrpc.NOT_FOUND, "process already finished")
         if not process.exec_id:
-            self._operate(call, lambda: operations.kill(task.id, task.root, request.signal, request.all))
+            self._kill_init(call, task, request)
             return LATER
         if not process.pid:
             raise RpcError(ttrpc.FAILED_PRECONDITION, "process not created")
@@ -370,6 +370,21 @@ class Service:
             code = ttrpc.NOT_FOUND if error.errno == errno.ESRCH else ttrpc.UNKNOWN
             raise RpcError(code, f"kill {process.pid}: {error.strerror}") from None
         return None
+
+    def _kill_init(self, call: Call, task: Task, request: m.KillRequest) -> None:
+        """Answered before the exit that comes of it is told: on that a client may let go of the connection."""
+
+        def done(_result: dict[str, Any], error: PyruncError | None) -> None:
+            if error is not None:
+                call.fail(_failure(error))
+            else:
+                call.answer()
+            task.kills -= 1
+            if not task.kills and not task.init.starting and task.init.exit is not None:
+                self._exited(task, task.init)
+
+        task.kills += 1
+        self._work(lambda: operations.kill(task.id, task.root, request.signal, request.all), done)
 
     def _operate(self, call: Call, work: Callable[[], None], event: Message | None = None,
                  then: Callable[[], object] | None = None) -> None:

@@ -219,6 +219,22 @@ def test_kill(box: Box) -> None:
         shim.kill("c1")
 
 
+def test_a_kill_is_answered_before_the_exit_is_told(box: Box) -> None:
+    """On the exit containerd deletes the container and lets go of its connection, with the call still on its way."""
+    bundle = box.make_bundle("group").args("sleep 1000")
+    bundle.save()
+    shim = box.launch("group", bundle.path)
+    for number in range(12):
+        container_id = f"c{number}"
+        shim.create(container_id, bundle.path, box.root)
+        shim.start(container_id)
+        shim.order.clear()
+        waiting = shim.send("Wait", m.WaitRequest(id=container_id))
+        killing = shim.send("Kill", m.KillRequest(id=container_id, signal=9, all=True))
+        assert [shim.next_answer(), shim.next_answer()] == [killing, waiting]
+        shim.delete(container_id)
+
+
 def test_the_exits_of_execs_come_before_that_of_the_init(box: Box) -> None:
     """Clients take the init's for the end of all; in a pid namespace of the host's, too, where nobody dies with it."""
     for container_id, change in (("own", None), ("shared", lambda bundle: bundle.without("pid"))):
