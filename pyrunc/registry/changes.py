@@ -37,11 +37,12 @@ ADDED, CHANGED, DELETED = "A", "C", "D"
 class Change:
     """One path, relative to the root."""
 
-    __slots__ = ("kind", "path")
+    __slots__ = ("kind", "only_time", "path")
 
-    def __init__(self, kind: str, path: bytes) -> None:
+    def __init__(self, kind: str, path: bytes, *, only_time: bool = False) -> None:
         self.kind = kind
         self.path = path
+        self.only_time = only_time  # a directory of which nothing but its time is another
 
     def __str__(self) -> str:
         return f"{self.kind} /{os.fsdecode(self.path)}"
@@ -156,7 +157,7 @@ class Changes:
                     found.append(Change(ADDED, path))
                     continue
                 if not stat.S_ISDIR(info.st_mode) or not _same(info, below):
-                    found.append(Change(CHANGED, path))
+                    found.append(Change(CHANGED, path, only_time=_same(info, below, time=False)))
                 if stat.S_ISDIR(info.st_mode) and stat.S_ISDIR(below.st_mode):
                     fd = os.open(name, _DIRECTORY, dir_fd=directory)
                     try:
@@ -196,7 +197,9 @@ class Changes:
                     found.append(Change(ADDED, path))
                 elif old[:_COMPARED] != new[:_COMPARED] or (
                         in_place and old[8] == new[8] and old[9] != new[9] and not stat.S_ISDIR(info.st_mode)):
-                    found.append(Change(CHANGED, path))
+                    timeless = [(*line[:5], *line[6:_COMPARED]) for line in (old, new)]
+                    found.append(Change(CHANGED, path, only_time=stat.S_ISDIR(info.st_mode) and
+                                        timeless[0] == timeless[1]))
         finally:
             os.close(root)
         gone = [path for path in before if path not in seen]
@@ -221,7 +224,9 @@ class Changes:
             if path not in ours and any(point.startswith(below) for point in points) and \
                     all(change.path in ours for change in listed if change.path.startswith(below)):
                 ours.add(path)
-        return [change for change in listed if change.path not in ours]
+        left = [change for change in listed if change.path not in ours]
+        touched = {path.rpartition(b"/")[0] for path in ours} - {change.path.rpartition(b"/")[0] for change in left}
+        return [change for change in left if not (change.only_time and change.path in touched)]
 
     def _mount_points(self) -> list[bytes]:
         try:
@@ -264,9 +269,10 @@ def _order(change: Change) -> list[tuple[int, bytes]]:
     return [*((1, part) for part in parts[:-1]), (0 if change.kind == DELETED else 1, parts[-1])]
 
 
-def _same(first: os.stat_result, second: os.stat_result) -> bool:
-    return (first.st_mode, first.st_uid, first.st_gid, first.st_mtime_ns) == \
-        (second.st_mode, second.st_uid, second.st_gid, second.st_mtime_ns)
+def _same(first: os.stat_result, second: os.stat_result, *, time: bool = True) -> bool:
+    """Whether two directories are alike."""
+    return (first.st_mode, first.st_uid, first.st_gid) == (second.st_mode, second.st_uid, second.st_gid) and \
+        stat.S_ISDIR(first.st_mode) and (not time or first.st_mtime_ns == second.st_mtime_ns)
 
 
 def _is_directory(root: str, path: str) -> bool:

@@ -115,7 +115,8 @@ class Session:
         attempt = 1
         while True:
             try:
-                response, final = self._follow(method, url, dict(headers or {}), body, scopes)
+                sent = self._authorization(scopes)
+                response, final = self._follow(method, url, dict(headers or {}), body, sent)
             except HTTPError as error:
                 if attempt >= attempts or not _worth_another_try(error):
                     raise self.unreachable(error, what) from None
@@ -126,7 +127,7 @@ class Session:
                 return response
             # What it redirected us to has no business asking for the registry's credentials.
             if response.status == 401 and challenged < 2 and _origin(final) == _origin(self.url("")) \
-                    and self._answer(response, scopes, what):
+                    and self._answer(response, scopes, sent, what):
                 challenged += 1
                 continue
             if response.status in _TRY_AGAIN and attempt < attempts:
@@ -150,21 +151,25 @@ class Session:
         return bytes(data)
 
     def _follow(self, method: str, url: str, headers: dict[str, str], body: Body,
-                scopes: list[str]) -> tuple[BaseHTTPResponse, str]:
-        """The answer, after redirects, and the URL it came from."""
+                authorization: str) -> tuple[BaseHTTPResponse, str]:
+        """The answer, after redirects, and the URL it came from; only the registry gets `authorization`."""
         own = _origin(self.url(""))
         for _ in range(_MAX_REDIRECTS):
             sent = {**headers}
             if _origin(url) == own:
                 sent |= self.endpoint.headers
-                if authorization := self._authorization(scopes):
+                if authorization:
                     sent["Authorization"] = authorization
             response = self._send(method, url, sent, body() if callable(body) else body)
             if response.status not in (301, 302, 303, 307, 308) or "Location" not in response.headers:
                 return response, url
-            target = urljoin(url, response.headers["Location"])
+            target = response.headers["Location"]
             response.close()
-            parts = urlsplit(target)
+            try:
+                target = urljoin(url, target)
+                parts = urlsplit(target)
+            except ValueError:
+                parts = urlsplit("")
             if parts.scheme not in ("http", "https") or not parts.hostname or \
                     (parts.scheme == "http" and urlsplit(url).scheme == "https"):
                 raise RegistryError(f"{self.where}: redirected from {urlsplit(url).netloc} to {target[:200]!a}",
@@ -230,10 +235,9 @@ class Session:
             self._looked = True
         return self._credentials
 
-    def _answer(self, response: BaseHTTPResponse, scopes: list[str], what: str) -> bool:
-        """Do what a 401 asks for; whether another try makes sense."""
+    def _answer(self, response: BaseHTTPResponse, scopes: list[str], sent: str, what: str) -> bool:
+        """Do what a 401 asks for, when `sent` was not enough; whether another try makes sense."""
         challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
-        sent = self._authorization(scopes)
         for challenge in challenges:
             if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
                 wanted = scopes or [challenge.parameters.get("scope", "")]

@@ -27,7 +27,7 @@ except ImportError:
 CHUNK = 1 << 20
 #: zstd's own limit for a decoder that wasn't told otherwise.
 _MAX_WINDOW = 1 << 27
-_FREE = 1 << 30  # bytes any layer may inflate to
+_FREE = 256 << 20  # bytes any layer may inflate to
 _RATIO = 128  # and this many for each of its own bytes
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"

@@ -353,7 +353,10 @@ class Remote:
     def _location(self, response: Any) -> str:
         """Where the upload goes on: only on the registry itself, which gets our credentials."""
         session = self.own
-        target: str = urljoin(session.url(""), response.headers.get("Location", ""))
+        try:
+            target: str = urljoin(session.url(""), response.headers.get("Location", ""))
+        except ValueError:
+            target = ""
         if urlsplit(target).scheme not in ("http", "https") or not response.headers.get("Location"):
             raise RegistryError(f"{session.where}: it gave no place to upload to")
         if urlsplit(target).scheme == "http" and session.scheme == "https":

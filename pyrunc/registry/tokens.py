@@ -48,7 +48,10 @@ def parse_challenges(headers: list[str]) -> list[Challenge]:
 
 def check_realm(realm: str, registry_scheme: str, where: str) -> None:
     """Raises RegistryError unless a token may be asked for at `realm`."""
-    parts = urlsplit(realm)
+    try:
+        parts = urlsplit(realm)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.username is not None:
         raise RegistryError(f"{where}: it wants a token from {realm[:200]!a}, which is not a URL")
     if parts.scheme == "http" and registry_scheme == "https":

@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registries that cut, lie, stall, or want what isn't theirs: a clear error in bounded time, no credential lost."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hostile
+import pytest
+import tarmaker
+from hostile import Answer, HostileRegistry, Request, digest, layer
+from registries import Images
+
+BASIC = "Basic " + base64.b64encode(b"alice:secret").decode()
+
+
+@pytest.fixture
+def registry() -> Iterator[HostileRegistry]:
+    served = HostileRegistry()
+    yield served
+    served.stop()
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[HostileRegistry]:
+    """Another host, by its address."""
+    served = HostileRegistry("127.0.0.2")
+    yield served
+    served.stop()
+
+
+def pulled(images: Images, registry: HostileRegistry) -> None:
+    """The image is whole in the store."""
+    images.ok("pull", f"{registry.host}/x/y:1")
+    for blob in images.blobs():
+        path = images.layout / "blobs" / blob.replace(":", "/")
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+    assert images.leftovers() == [] and images.unreachable() == set()
+
+
+def refused(images: Images, registry: HostileRegistry, *why: str, timeout: str = "2", words: tuple[str, ...] = (),
+            seconds: float = 90) -> str:
+    """One clear line, within that time, and nothing in the store that has a name."""
+    started = time.monotonic()
+    result = images("pull", "--timeout", timeout, *words, f"{registry.host}/x/y:1", timeout=seconds)
+    assert result.code == 1, result
+    errors = [line for line in result.errors if line.startswith("pyrunc: image pull:")]
+    assert len(errors) == 1 and time.monotonic() - started < seconds
+    for text in why:
+        assert text in errors[0], errors[0]
+    assert json.loads(images.ok("ls", "--format", "json")) == []
+    return errors[0]
+
+
+def test_the_control(images: Images, registry: HostileRegistry) -> None:
+    registry.image(layer(), layer(name="g"))
+    pulled(images, registry)
+
+
+def test_connections_that_are_cut(images: Images, registry: HostileRegistry) -> None:
+    """It goes on where it was cut, by Range; the whole isn't fetched again."""
+    document = registry.image(layer(5_000_000))
+    target = document["layers"][0]
+    served: list[int] = []
+
+    def cut(request: Request) -> Answer | None:
+        if target["digest"] not in request.path:
+            return None
+        answer = registry.answer(request)
+        answer.cut = 2_000_000
+        served.append(min(2_000_000, len(answer.body)))
+        return answer
+
+    registry.hook = cut
+    pulled(images, registry)
+    ranges = [request.headers.get("range", "") for request in registry.asked(target["digest"])]
+    assert ranges[0] == "" and all(item.startswith("bytes=") for item in ranges[1:]) and len(ranges) >= 3
+    assert sum(served) < target["size"] + 3_000_000
+
+
+def test_a_registry_that_can_only_begin_at_the_beginning(images: Images, registry: HostileRegistry) -> None:
+    document = registry.image(layer(3_000_000))
+    target = document["layers"][0]["digest"]
+
+    def cut_once(request: Request) -> Answer | None:
+        if target not in request.path:
+            return None
+        first = len(registry.asked(target)) == 1
+        return Answer(body=registry.blobs[target], cut=1_500_000 if first else None)
+
+    registry.hook = cut_once
+    pulled(images, registry)
+
+
+def test_a_connection_that_is_always_cut(images: Images, registry: HostileRegistry) -> None:
+    target = registry.image(layer(100_000))["layers"][0]["digest"]
+    registry.hook = lambda request: Answer(body=registry.blobs[target], cut=1000) if target in request.path else None
+    refused(images, registry, f"{registry.host}/x/y", target)
+
+
+@pytest.mark.parametrize("what", ["short", "long", "header"])
+def test_lies_about_the_length(images: Images, registry: HostileRegistry, what: str) -> None:
+    target = registry.image(layer())["layers"][0]["digest"]
+    body = registry.blobs[target]
+    answers = {"short": Answer(body=body[:-10]), "long": Answer(body=body + b"x" * 10),
+               "header": Answer(body=body, length=len(body) + 10_000)}
+    registry.hook = lambda request: answers[what] if target in request.path else None
+    refused(images, registry, target, "bytes offered, the descriptor says")
+
+
+def test_lies_about_the_digest(images: Images, registry: HostileRegistry) -> None:
+    target = registry.image(layer())["layers"][0]["digest"]
+    registry.blobs[target] = registry.blobs[target][:-1] + b"!"
+    refused(images, registry, target, "digest")
+    assert images.leftovers() == []  # what is wrong is not kept to go on from
+
+
+def test_a_manifest_that_is_not_the_one_asked_for(images: Images, registry: HostileRegistry) -> None:
+    """By digest, its content has to have it; by tag, the one that the registry says."""
+    good = json.dumps(registry.image(layer())).encode()
+    other = json.dumps({**json.loads(good), "annotations": {"a": "b"}}).encode()
+    registry.manifests[digest(good)] = (hostile.MANIFEST, other)
+    result = images("pull", f"{registry.host}/x/y@{digest(good)}")
+    assert result.code == 1 and "the content's digest is" in result.err
+    headers = {"Content-Type": hostile.MANIFEST, "Docker-Content-Digest": digest(other)}
+    registry.hook = lambda request: Answer(body=good, headers=headers) if "manifests/1" in request.path else None
+    refused(images, registry, "the registry says", digest(other))
+
+
+@pytest.mark.parametrize(("document", "kind", "why"), [
+    ({"manifests": []}, hostile.MANIFEST, "both an index and a manifest"),
+    ({}, hostile.INDEX, "at once"),
+    ({"mediaType": None}, hostile.INDEX, "is not what its members make it"),
+    ({}, "application/vnd.docker.distribution.manifest.v2+json", "at once"),
+    ({}, "text/html", "at once"),
+    ({"schemaVersion": 1}, "application/vnd.docker.distribution.manifest.v1+prettyjws", "schema 1"),
+    ({"layers": [{"mediaType": hostile.LAYER, "digest": "sha256:../../../../etc/passwd", "size": 1}]}, hostile.MANIFEST,
+     "is not a digest"),
+    ({"artifactType": "application/vnd.example.sbom", "config": {
+        "mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(b"{}"), "size": 2}}, hostile.MANIFEST,
+     "an artifact of type application/vnd.example.sbom"),
+], ids=range(8))
+def test_lies_about_types(images: Images, registry: HostileRegistry, document: dict[str, Any], kind: str,
+                          why: str) -> None:
+    """CVE-2021-41190, CVE-2024-3727."""
+    value = {name: item for name, item in {**registry.image(layer()), **document}.items() if item is not None}
+    registry.put(value, "1", kind)
+    refused(images, registry, why)
+    assert not registry.asked("passwd")
+
+
+def test_enormous_documents(images: Images, registry: HostileRegistry) -> None:
+    """CVE-2023-25153: what is read of a document is limited, whatever is offered."""
+    registry.put(b" " * (6 << 20), "1")
+    refused(images, registry, "larger than")
+    document = registry.image(layer())
+    document["config"] = registry.blob(b" " * (6 << 20), hostile.CONFIG)
+    registry.put(document, "1")
+    refused(images, registry, "is more than")
+    document = registry.image(layer())
+    registry.put({**document, "layers": document["layers"] * 20_000}, "1")
+    refused(images, registry, "at most")
+
+
+def test_indexes_within_indexes(images: Images, registry: HostileRegistry) -> None:
+    platform = {"os": "linux", "architecture": hostile.ARCHITECTURE}
+    inner: Any = {"schemaVersion": 2, "mediaType": hostile.INDEX, "manifests": []}
+    for _ in range(20):
+        body = json.dumps(inner).encode()
+        registry.put(body, "inner", hostile.INDEX)
+        inner = {"schemaVersion": 2, "mediaType": hostile.INDEX, "manifests": [
+            {"mediaType": hostile.INDEX, "digest": digest(body), "size": len(body), "platform": platform}]}
+    registry.put(inner, "1", hostile.INDEX)
+    refused(images, registry, "indexes within indexes")
+    assert len(registry.requests) < 15
+
+
+def test_a_registry_that_stalls(images: Images, registry: HostileRegistry) -> None:
+    """Before the answer, and in the middle of a blob: an error after the time that was given, a few times over."""
+    registry.image(layer())
+    registry.hook = lambda request: Answer(body=b"x" * 100, stall=0) if "manifests" in request.path else None
+    refused(images, registry, "manifest 1", "no answer in time", timeout="1")
+    registry.hook = lambda request: Answer(body=b"x" * 1000, stall=500, headers={}) if "blobs" in request.path else None
+    refused(images, registry, registry.host, timeout="1")
+
+
+def test_trouble_that_passes(images: Images, registry: HostileRegistry) -> None:
+    """500, 503 and 429 with Retry-After are tried again."""
+    registry.image(layer())
+    statuses = iter([500, 503, 429])
+
+    def trouble(request: Request) -> Answer | None:
+        status = next(statuses, 0)
+        return Answer(status, b"{}", {"Retry-After": "1"} if status == 429 else {}) if status else None
+
+    registry.hook = trouble
+    pulled(images, registry)
+
+
+def test_trouble_that_stays(images: Images, registry: HostileRegistry) -> None:
+    registry.hook = lambda request: Answer(503, b"<html>sorry</html>")
+    refused(images, registry, "HTTP 503")
+
+
+def login(images: Images, host: str) -> None:
+    path = images.home / ".docker/config.json"
+    path.parent.mkdir(exist_ok=True)
+    data = json.loads(path.read_text()) if path.exists() else {"auths": {}}
+    data["auths"][host] = {"auth": base64.b64encode(b"alice:secret").decode()}
+    path.write_text(json.dumps(data))
+
+
+def want_basic(registry: HostileRegistry) -> Any:
+    def ask(request: Request) -> Answer | None:
+        if request.authorization != BASIC:
+            return Answer(401, b"{}", {"WWW-Authenticate": 'Basic realm="x"'})
+        return None
+    return ask
+
+
+def test_a_redirect_takes_no_credentials_along(images: Images, registry: HostileRegistry,
+                                               elsewhere: HostileRegistry) -> None:
+    """CVE-2020-15157: the blob comes from another host, which gets neither the password nor a token."""
+    target = registry.image(layer())["layers"][0]["digest"]
+    elsewhere.blobs = registry.blobs
+    basic = want_basic(registry)
+
+    def redirect(request: Request) -> Answer | None:
+        if target in request.path and request.authorization:
+            return Answer(307, headers={"Location": f"http://{elsewhere.host}{request.path}"})
+        answer: Answer | None = basic(request)
+        return answer
+
+    registry.hook = redirect
+    login(images, registry.host)
+    login(images, elsewhere.host)  # even what it could have
+    pulled(images, registry)
+    assert [request.authorization for request in registry.asked(target)][-1] == BASIC
+    assert elsewhere.asked(target) and [request.authorization for request in elsewhere.requests] == [""]
+
+
+def test_a_redirect_that_wants_credentials_gets_none(images: Images, registry: HostileRegistry,
+                                                     elsewhere: HostileRegistry) -> None:
+    target = registry.image(layer())["layers"][0]["digest"]
+    registry.hook = lambda request: Answer(307, headers={"Location": f"http://{elsewhere.host}{request.path}"}) \
+        if target in request.path else None
+    elsewhere.hook = lambda request: Answer(401, b"{}", {
+        "WWW-Authenticate": f'Basic realm="x", Bearer realm="http://{elsewhere.host}/token"'})
+    login(images, registry.host)
+    refused(images, registry, "HTTP 401")
+    assert [request.authorization for request in elsewhere.requests if request.authorization] == []
+
+
+def test_a_token_service_elsewhere_gets_no_credentials(images: Images, registry: HostileRegistry,
+                                                       elsewhere: HostileRegistry) -> None:
+    """CVE-2019-10214: a realm on another host is asked without them; only a login for that host gives it some."""
+    registry.image(layer())
+
+    def bearer(request: Request) -> Answer | None:
+        if request.authorization == "Bearer good":
+            return None
+        return Answer(401, b"{}", {"WWW-Authenticate": f'Bearer realm="http://{elsewhere.host}/token",service="s"'})
+
+    registry.hook = bearer
+    elsewhere.hook = lambda request: Answer(200, b'{"token": "good"}') if request.authorization else \
+        Answer(401, b"{}")
+    login(images, registry.host)
+    refused(images, registry, f"{elsewhere.host} refused a token: HTTP 401")
+    assert elsewhere.requests and all(request.authorization == "" for request in elsewhere.requests)
+    login(images, elsewhere.host)
+    pulled(images, registry)
+    assert elsewhere.requests[-1].authorization == BASIC
+    assert all(request.authorization in ("", "Bearer good") for request in registry.requests)
+
+
+@pytest.mark.parametrize("realm", ["file:///etc/passwd", "ftp://x/", "//x", "http://user@127.0.0.1/", "x", "http://[/"])
+def test_realms_that_are_none(images: Images, registry: HostileRegistry, realm: str) -> None:
+    registry.hook = lambda request: Answer(401, b"{}", {"WWW-Authenticate": f'Bearer realm="{realm}"'})
+    login(images, registry.host)
+    refused(images, registry, registry.host)
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x/", "http://[/"])
+def test_redirects_to_what_is_no_web_address(images: Images, registry: HostileRegistry, location: str) -> None:
+    registry.hook = lambda request: Answer(302, headers={"Location": location}) if "manifests" in request.path else None
+    refused(images, registry, "redirected from")
+
+
+def test_a_ring_of_redirects(images: Images, registry: HostileRegistry) -> None:
+    registry.hook = lambda request: Answer(302, headers={"Location": request.path}) if "manifests" in request.path \
+        else None
+    refused(images, registry, "redirects")
+    assert len(registry.requests) < 30
+
+
+def test_foreign_layers_are_not_fetched_from_anywhere_they_say(images: Images, registry: HostileRegistry,
+                                                               elsewhere: HostileRegistry) -> None:
+    """`urls` of an ordinary layer are ignored; a foreign layer's only over HTTPS, and without credentials."""
+    document = registry.image(layer())
+    target = document["layers"][0]
+    elsewhere.blobs[target["digest"]] = registry.blobs.pop(target["digest"])
+    url = f"http://{elsewhere.host}/v2/x/blobs/{target['digest']}"
+    for kind in (hostile.LAYER, "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"):
+        registry.put({**document, "layers": [{**target, "mediaType": kind, "urls": [url]}]}, "1")
+        refused(images, registry, "HTTP 404", "lost a part of the image")
+    assert elsewhere.requests == []
+
+
+def bomb(size: int) -> tuple[bytes, str]:
+    """A gzip layer of zeros, made without having them in memory; and its diff id."""
+    head = tarmaker.header("zeros", size=tarmaker.base256(size, 12))
+    verifier = hashlib.sha256(head)
+    import zlib
+
+    stream = zlib.compressobj(9, zlib.DEFLATED, 31)
+    pieces = [stream.compress(head)]
+    block = bytes(1 << 20)
+    for _ in range(size >> 20):
+        verifier.update(block)
+        pieces.append(stream.compress(block))
+    verifier.update(bytes(1024))
+    pieces += [stream.compress(bytes(1024)), stream.flush()]
+    return b"".join(pieces), "sha256:" + verifier.hexdigest()
+
+
+def test_a_decompression_bomb(images: Images, registry: HostileRegistry, long: bool) -> None:
+    """What a layer inflates to is limited by its own size; the memory it takes is not its size at all."""
+    size = (4096 if long else 512) << 20
+    data, diff_id = bomb(size)
+    assert len(data) < size // 500
+    registry.image(compress=lambda _: b"")
+    rootfs = {"rootfs": {"type": "layers", "diff_ids": [diff_id]}}
+    document = registry.image(b"", compress=lambda _: data, config=rootfs)
+    registry.put(document, "1")
+    refused(images, registry, "a decompression bomb?", seconds=600)
+    assert images.leftovers() == [] and list((images.store / "layers").iterdir()) == []
+
+
+@pytest.mark.parametrize(("data", "why"), [
+    (gzip.compress(tarmaker.archive(tarmaker.file("f")))[:-6], "cut off"),
+    (gzip.compress(tarmaker.archive(tarmaker.file("f"))) + b"garbage", "something follows"),
+    (b"plain tar?" * 100, "should be gzip"),
+    (gzip.compress(b"not a tar " * 100), "not a tar archive"),
+    (b"\x1f\x8b" + b"\xff" * 100, "not gzip data"),
+], ids=range(5))
+def test_layers_that_are_none(images: Images, registry: HostileRegistry, data: bytes, why: str) -> None:
+    registry.image(b"", compress=lambda _: data)
+    refused(images, registry, why)
+    assert images.leftovers() == []
+
+
+def test_a_layer_with_another_content_than_the_configuration_says(images: Images, registry: HostileRegistry) -> None:
+    """The diff id is verified, too: the digest of the compressed layer says nothing of it."""
+    registry.image(layer(), config={"rootfs": {"type": "layers", "diff_ids": [digest(b"something else")]}})
+    refused(images, registry, "inflated", digest(b"something else"))
+
+
+def test_nothing_is_pulled_over_plain_http_from_elsewhere(images: Images) -> None:
+    """CVE-2014-5277: only a registry of this machine is asked in plain HTTP without being told so."""
+    from pyrunc.registry.hosts import Hosts, is_local
+    from pyrunc.registry.reference import parse
+
+    for name, local in (("localhost", True), ("localhost:5000", True), ("127.0.0.1:5000", True), ("127.1.2.3", True),
+                        ("[::1]:5000", True), ("example.com", False), ("10.0.0.1:5000", False),
+                        ("localhost.com", False), ("127.0.0.1.example.com", False)):
+        assert is_local(name) is local, name
+        (endpoint,) = Hosts("/nonexistent").endpoints(parse(f"{name}/x"))
+        assert endpoint.schemes == (("https", "http") if local else ("https",))
+
+
+def test_where_credentials_may_go() -> None:
+    """To the registry's host, or one of its domain, as auth.docker.io for Docker Hub; not to a mere suffix."""
+    from pyrunc.registry.tokens import may_have_credentials
+
+    for realm, registry, may in (
+            ("https://auth.docker.io/token", "registry-1.docker.io", True), ("https://ghcr.io/token", "ghcr.io", True),
+            ("https://gitlab.com/jwt/auth", "registry.gitlab.com", True),
+            ("https://r.example.com:8443/t", "r.example.com", True),
+            ("https://evil.io/token", "registry-1.docker.io", False),
+            ("https://docker.io.evil.com/", "registry-1.docker.io", False),
+            ("https://evil.co.uk/", "registry.co.uk", False), ("https://evil.com/", "example.com", False),
+            ("https://127.0.0.2/", "127.0.0.1:5000", False), ("https://localhost/", "127.0.0.1", False),
+            ("https://evildocker.io/", "registry-1.docker.io", False), ("http://127.0.0.1:1/t", "127.0.0.1:2", True)):
+        assert may_have_credentials(realm, registry) is may, (realm, registry)
+
+
+def test_hosts_toml(tmp_path: Path) -> None:
+    """containerd's hosts.toml: mirrors in their order with what they may do, the server last."""
+    from pyrunc.registry.hosts import Hosts
+    from pyrunc.registry.reference import parse
+
+    directory = tmp_path / "etc/containerd/certs.d/example.com"
+    directory.mkdir(parents=True)
+    (directory / "hosts.toml").write_text("""
+server = "https://real.example.com"
+[host."https://mirror.example.com"]
+capabilities = ["pull"]
+ca = "ca.crt"
+[host."http://127.0.0.1:5000/prefix/v2"]
+override_path = true
+[host."http://127.0.0.1:5000/prefix/v2".header]
+x-test = "1"
+""")
+    found = Hosts(str(tmp_path)).endpoints(parse("example.com/a/b:1"))
+    assert [(item.host, item.schemes, item.base, item.resolve, item.mirror) for item in found] == [
+        ("mirror.example.com", ("https",), "/v2", False, True), ("127.0.0.1:5000", ("http",), "/prefix/v2", True, True),
+        ("real.example.com", ("https",), "/v2", True, False)]
+    assert found[0].ca == (f"{directory}/ca.crt",) and found[1].headers == {"x-test": "1"}

@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a registry to a container, and what it changed back to the registry, for others to run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import registries
+from registries import Images, Registry, run
+from support import BUSYBOX, PYRUNC, wait_for
+
+RUNTIMES = ("pyrunc", "runc", "crun")
+
+
+@pytest.fixture
+def name(registry: Registry, images: Images) -> str:
+    """The image, in the store."""
+    text = f"{registry.host}/test/bb:1"
+    images.ok("pull", text)
+    return text
+
+
+def pyrunc(images: Images, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PYRUNC, "--root", images.path / "state", *words], capture_output=True, text=True, timeout=60)
+
+
+def run_bundle(runtime: str, bundle: Path, script: str, state: Path) -> subprocess.CompletedProcess[str]:
+    """The bundle's container under the runtime, with `script` as its program."""
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"]["args"] = ["sh", "-c", script]
+    config["ociVersion"] = "1.0.2"  # crun 1.8 knows no later one
+    (bundle / "config.json").write_text(json.dumps(config))
+    path = PYRUNC if runtime == "pyrunc" else runtime
+    return subprocess.run([path, "--root", state, "run", "--bundle", bundle, f"t{os.getpid()}"], capture_output=True,
+                          text=True, timeout=60, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("backend", ["copy", "overlay"])
+def test_round_trip(registry: Registry, images: Images, name: str, tmp_path: Path, runtime: str, backend: str) -> None:
+    """pull, unpack, run under each runtime, diff, commit, push; skopeo finds it and a new container has the changes."""
+    if runtime == "crun" and not Path("/sys/fs/cgroup/cgroup.controllers").exists() and \
+            Path("/sys/fs/cgroup/unified").exists():
+        pytest.skip("crun 1.8 refuses hybrid cgroups")
+    bundle = tmp_path / "bundle"
+    images.ok("unpack", "--backend", backend, name, bundle)
+    try:
+        done = run_bundle(runtime, bundle, "echo changed >/etc/new; rm /opt/suid; echo more >>/etc/passwd; "
+                                           "mkdir -m 700 /srv; chmod 751 /home; pwd", tmp_path / "state")
+        assert (done.returncode, done.stdout) == (0, "/data\n"), done.stderr
+        diff = set(images.ok("diff", bundle).splitlines())
+        expected = {"A /etc/new", "D /opt/suid", "C /etc/passwd", "A /srv", "C /home"}
+        assert expected <= diff <= {*expected, "C /etc", "C /opt"}
+        new = f"{registry.host}/test/{runtime}-{backend}:2"
+        digest = images.ok("commit", "--message", "by a test", bundle, new).strip()
+        assert images.ok("push", new).strip() == digest
+        assert registry.blobs() >= {layer["digest"] for layer in json.loads(images.ok("inspect", new))["layers"]}
+    finally:
+        if backend == "overlay":
+            images.ok("umount", "--rm", bundle)
+    found = json.loads(run("skopeo", "inspect", "--tls-verify=false", f"docker://{new}").stdout)
+    assert found["Digest"] == digest and len(found["Layers"]) == 5
+    fresh = Images(tmp_path / "fresh")
+    out = fresh.ok("run", "--rm", "--quiet", new, "sh", "-c",
+                   "cat /etc/new; tail -n1 /etc/passwd || cat /etc/passwd; ls /opt; stat -c %a /srv /home")
+    assert out.splitlines()[0] == "changed" and "suid" not in out and out.endswith("700\n751\n") and "more" in out
+
+
+def test_podman_runs_what_was_committed(registry: Registry, images: Images, name: str, tmp_path: Path) -> None:
+    images.ok("run", "--name", "work", name, "sh", "-c", "echo from pyrunc >/etc/new")
+    new = f"{registry.host}/test/podman:2"
+    images.ok("commit", "--cmd", "cat", "--cmd", "/etc/new", "--label", "a=b", "work", new)
+    images.ok("push", new)
+    assert pyrunc(images, "delete", "work").returncode == 0
+    podman = registries.Podman()
+    try:
+        podman("pull", "--tls-verify=false", new)
+        inspected = json.loads(podman("image", "inspect", new).stdout)[0]
+        assert inspected["Config"]["Cmd"] == ["cat", "/etc/new"] and inspected["Labels"]["a"] == "b"
+        mounted = Path(podman("image", "mount", new).stdout.strip())
+        assert (mounted / "etc/new").read_text() == "from pyrunc\n"
+    finally:
+        podman.close()
+
+
+def test_the_configuration_is_the_images(images: Images, name: str, tmp_path: Path) -> None:
+    """conversion.md: verbatim fields, annotations, the user; options say otherwise."""
+    images.ok("unpack", name, tmp_path / "bundle")
+    config = json.loads((tmp_path / "bundle/config.json").read_text())
+    process = config["process"]
+    assert process["args"] == ["sh", "-c", "echo hello from $NAME"] and process["cwd"] == "/data"
+    assert process["env"] == ["NAME=busybox", "PATH=/bin"]
+    assert process["user"] == {"uid": 0, "gid": 0}
+    annotations = config["annotations"]
+    assert annotations["org.example.note"] == "a label"
+    assert annotations["org.opencontainers.image.stopSignal"] == "SIGQUIT"
+    assert annotations["org.opencontainers.image.exposedPorts"] == "80/tcp"
+    assert annotations["org.opencontainers.image.author"] == "the tests"
+    assert annotations["org.opencontainers.image.os"] == "linux" and annotations["org.opencontainers.image.created"]
+    volume = next(mount for mount in config["mounts"] if mount["destination"] == "/data/deep")
+    assert (tmp_path / "bundle" / volume["source"] / "seed").read_text() == "seed"
+    images.ok("unpack", "-e", "NAME=other", "-e", "MORE=1", "-u", "alice", "-w", "/srv/new", "-m", "64m", "--cmd",
+              "id", "--hostname", "h", "--read-only", "--cap-drop", "ALL", "--cap-add", "chown", "-t", name,
+              tmp_path / "other")
+    config = json.loads((tmp_path / "other/config.json").read_text())
+    process = config["process"]
+    assert process["args"] == ["id"] and process["cwd"] == "/srv/new" and process["terminal"] is True
+    assert process["env"] == ["NAME=other", "PATH=/bin", "MORE=1", "TERM=xterm"]
+    assert process["user"] == {"uid": 1000, "gid": 1001, "additionalGids": [10, 44]}
+    assert config["linux"]["resources"]["memory"] == {"limit": 64 << 20}
+    assert config["hostname"] == "h" and config["root"]["readonly"] is True
+    assert process["capabilities"] == {"bounding": ["CAP_CHOWN"], "effective": [], "permitted": []}
+    assert (tmp_path / "other/rootfs/srv/new").is_dir()
+
+
+@pytest.mark.parametrize(("user", "expected"), [
+    ("alice", (1000, 1001, [10, 44])), ("alice:video", (1000, 44, [])), ("alice:7", (1000, 7, [])),
+    ("1000", (1000, 1001, [])), ("1000:10", (1000, 10, [])), ("4294967294", (4294967294, 0, [])),
+    ("5", (5, 0, [])), ("5:wheel", (5, 10, [])),
+    ("0", (0, 0, [])),
+])
+def test_users(images: Images, name: str, tmp_path: Path, user: str, expected: tuple[int, int, list[int]]) -> None:
+    """A name with its groups, a number as itself (CVE-2016-3697: the passwd line of a user called 1000)."""
+    images.ok("unpack", "-u", user, name, tmp_path / "bundle")
+    found = json.loads((tmp_path / "bundle/config.json").read_text())["process"]["user"]
+    assert (found["uid"], found["gid"], found.get("additionalGids", [])) == expected
+
+
+@pytest.mark.parametrize("user", ["nobody-there", "alice:nothing", "4294967295", "4294967296", "99999999999999999999",
+                                  "-1", "+1", "01", "1:", ":1", "1:02", "0x1", "1_0", " 1", "\u0661",
+                                  "alice:4294967295"])
+def test_users_that_are_none(images: Images, name: str, tmp_path: Path, user: str) -> None:
+    """CVE-2024-40635, CVE-2026-46680: no number wraps around, and none is looked up as a name."""
+    result = images("unpack", f"--user={user}", name, tmp_path / "bundle")
+    assert result.code == 1 and len(result.errors) >= 1
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_labels_that_a_runtime_would_obey(images: Images, name: str, tmp_path: Path) -> None:
+    """CVE-2026-53488, CVE-2024-3154: left out, and said so; image-spec: feedback is given."""
+    labels = ["org.systemd.property.ExecStart=x", "run.oci.handler=krun", "containerd.io/restart.loguri=binary:///x",
+              "io.cri-containerd.image=x", "org.criu.config=/x"]
+    images.ok("run", "--name", "w", name, "true")
+    images.ok("commit", *[f"--label={label}" for label in labels], "--label", "plain=1", "w", "labelled:1")
+    assert pyrunc(images, "delete", "w").returncode == 0
+    result = images("unpack", "labelled:1", tmp_path / "bundle")
+    assert result.code == 0
+    annotations = json.loads((tmp_path / "bundle/config.json").read_text())["annotations"]
+    assert annotations["plain"] == "1" and not [label for label in labels if label.partition("=")[0] in annotations]
+    for label in labels:
+        assert f"warning: label {label.partition('=')[0]} left out" in result.err
+
+
+def test_run(images: Images, name: str, tmp_path: Path) -> None:
+    """The command, its exit status, stdin with -i only, variables, volumes, and nothing left with --rm."""
+    assert images.ok("run", "--rm", name) == "hello from busybox\n"
+    assert images("run", "--rm", name, "sh", "-c", "exit 7").code == 7
+    assert images.ok("run", "--rm", name, "cat", stdin="ignored") == ""
+    assert images.ok("run", "--rm", "-i", name, "cat", stdin="read") == "read"
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/file").write_text("the host's\n")
+    out = images.ok("run", "--rm", "-e", "A=1", "-w", "/tmp", "-u", "alice", "-v", f"{tmp_path}/shared:/mnt:ro",
+                    "--name", "boxed", name, "sh", "-c", "echo $A $HOSTNAME; pwd; id -u; cat /mnt/file; "
+                                               "touch /mnt/x || echo no; grep boxed /etc/hosts; hostname")
+    assert out.splitlines() == ["1 boxed", "/tmp", "1000", "the host's", "no", "127.0.0.1\tlocalhost boxed", "boxed"]
+    assert not (tmp_path / "shared/x").exists()
+    assert os.listdir(images.store / "containers") == [] and pyrunc(images, "list", "-q").stdout == ""
+    assert os.listdir(images.store / "uses") == []
+
+
+def test_run_fails_and_leaves_nothing(images: Images, name: str) -> None:
+    result = images("run", name, "no-such-program")
+    assert result.code == 1 and "no-such-program" in result.err
+    assert os.listdir(images.store / "containers") == [] and pyrunc(images, "list", "-q").stdout == ""
+    result = images("run", "-v", "/nowhere:/x", name, "true")
+    assert result.code == 1 and "there is no /nowhere" in result.err
+    result = images("run", "--pull", "never", "not/there:1", "true")
+    assert result.code == 1 and "no image not/there:1 in the store" in result.err
+
+
+def test_run_detached(images: Images, name: str) -> None:
+    """-d returns its name when it runs; pyrunc's commands take it; deleted, its bundle goes; with --rm by itself."""
+    identity = images.ok("run", "-d", name, "sh", "-c", "echo started; sleep 1000").strip()
+    assert pyrunc(images, "list", "-q").stdout == f"{identity}\n"
+    wait_for(lambda: (images.store / "containers" / identity / "log").read_text() == "started\n", "its output")
+    assert pyrunc(images, "exec", identity, "echo", "inside").stdout == "inside\n"
+    assert images("run", "--name", identity, name, "true").code == 1
+    assert images("rm", name).code == 1
+    assert pyrunc(images, "delete", "--force", identity).returncode == 0
+    wait_for(lambda: os.listdir(images.store / "containers") == [], "its bundle to go")
+    identity = images.ok("run", "-d", "--rm", name, "sleep", "1000").strip()
+    assert pyrunc(images, "kill", identity, "KILL").returncode == 0
+    wait_for(lambda: os.listdir(images.store / "containers") == [], "its bundle to go")
+    wait_for(lambda: pyrunc(images, "list", "-q").stdout == "", "it to be deleted")
+    result = images("run", "-d", "--name", "bad", name, "no-such-program")
+    assert result.code == 1 and "no-such-program" in result.err and os.listdir(images.store / "containers") == []
+
+
+def test_a_crash_leaves_what_prune_removes(images: Images, name: str) -> None:
+    process = subprocess.Popen(images.command("run", "--name", "crash", name, "sleep", "1000"), env=images.environment,
+                               stdin=subprocess.DEVNULL, start_new_session=True)
+    wait_for(lambda: pyrunc(images, "list", "-q").stdout == "crash\n", "the container")
+    wait_for(lambda: '"running"' in pyrunc(images, "state", "crash").stdout, "it to run")
+    process.kill()
+    process.wait()
+    images.ok("prune")
+    assert os.listdir(images.store / "containers") == ["crash"]  # it runs on
+    assert pyrunc(images, "delete", "--force", "crash").returncode == 0
+    images.ok("prune")
+    assert os.listdir(images.store / "containers") == []
+
+
+def test_commit_is_reproducible(images: Images, name: str) -> None:
+    """SOURCE_DATE_EPOCH: of the same changes the same digest, times clamped; without it another one."""
+    digests = []
+    for number in range(2):
+        images.ok("run", "--name", f"c{number}", name, "sh", "-c",
+                  "mkdir /new; echo x >/new/b; echo y >/new/a; rm /opt/fifo")
+        digests.append(images.ok("commit", f"c{number}", f"made:{number}", SOURCE_DATE_EPOCH="1700000000"))
+        assert pyrunc(images, "delete", f"c{number}").returncode == 0
+    assert digests[0] == digests[1]
+    found = json.loads(images.ok("inspect", "made:0"))
+    assert found["created"] == "2023-11-14T22:13:20Z"
+    blob = images.layout / "blobs" / found["layers"][-1]["digest"].replace(":", "/")
+    with tarfile.open(blob) as archive:
+        members = archive.getmembers()
+    assert max(member.mtime for member in members) <= 1700000000
+    listed = [member.name for member in members]
+    assert listed == ["new", "new/a", "new/b", "opt", "opt/.wh.fifo"]
+
+
+def test_commit_of_nothing_and_with_zstd(images: Images, name: str) -> None:
+    images.ok("run", "--name", "w", name, "true")
+    images.ok("commit", "w", "same:1")
+    before, after = (json.loads(images.ok("inspect", text)) for text in (name, "same:1"))
+    assert after["layers"] == before["layers"] and after["history"][-1]["empty_layer"] is True
+    assert pyrunc(images, "delete", "w").returncode == 0
+    images.ok("run", "--name", "w", name, "sh", "-c", "echo zstd >/z")
+    images.ok("commit", "--compression", "zstd", "w", "zstd:1")
+    assert json.loads(images.ok("inspect", "zstd:1"))["layers"][-1]["mediaType"].endswith("+zstd")
+    assert pyrunc(images, "delete", "w").returncode == 0
+    assert images.ok("run", "--rm", "zstd:1", "cat", "/z") == "zstd\n"
+
+
+def test_import_and_export(images: Images, name: str, tmp_path: Path) -> None:
+    """The root of one container is a tar archive, and an image again: the same files."""
+    images.ok("run", "--name", "w", name, "sh", "-c", "echo exported >/file")
+    images.ok("export", "-o", tmp_path / "root.tar", "w")
+    assert pyrunc(images, "delete", "w").returncode == 0
+    for kind, command in (("plain", ["cat"]), ("gz", ["gzip", "-c"]), ("xz", ["xz", "-1c"]), ("bz2", ["bzip2", "-c"])):
+        path = tmp_path / f"root.{kind}"
+        with open(path, "wb") as file:
+            subprocess.run([*command, tmp_path / "root.tar"], stdout=file, check=True)
+        images.ok("import", "--cmd", "cat", "--cmd", "/file", "--message", "made by a test", path, f"imported:{kind}")
+        assert images.ok("run", "--rm", f"imported:{kind}") == "exported\n"
+    assert "made by a test" in images.ok("history", "imported:gz")
+    identities = {json.loads(images.ok("inspect", f"imported:{kind}"))["layers"][0]["diffID"]
+                  for kind in ("plain", "xz")}
+    assert len(identities) == 1
+    result = images("import", "/bin/busybox", "bad:1")
+    assert result.code == 1 and "not a tar archive" in result.err and images.leftovers() == []
+
+
+@pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
+def test_save_and_load(images: Images, name: str, tmp_path: Path, form: str) -> None:
+    """What is saved is read by skopeo, and loaded again; and what skopeo writes is loaded too."""
+    images.ok("tag", name, "second:x")
+    path = tmp_path / "saved.tar"
+    images.ok("save", "--format", form, "-o", path, name, "second:x")
+    other = Images(tmp_path / "other")
+    out = other.ok("load", path)
+    assert [line.split()[1] for line in out.splitlines()] == [name, "docker.io/library/second:x"]
+    first, second = json.loads(images.ok("inspect", name)), json.loads(other.ok("inspect", name))
+    assert second["id"] == first["id"] and other.leftovers() == [] and other.unreachable() == set()
+    if form == "oci-archive":
+        assert second["digest"] == first["digest"]
+    assert other.ok("run", "--rm", "second:x") == "hello from busybox\n"
+    suffix = f":{name}"
+    run("skopeo", "copy", f"{form}:{path}{suffix}", f"oci:{tmp_path}/copied:x")
+    run("skopeo", "copy", f"oci:{images.layout}:{name}", f"{form}:{tmp_path}/skopeo.tar:example.com/by/skopeo:1")
+    third = Images(tmp_path / "third")
+    assert third.ok("load", "-i", tmp_path / "skopeo.tar").split()[1] == "example.com/by/skopeo:1"
+    assert third.ok("run", "--rm", "example.com/by/skopeo:1") == "hello from busybox\n"
+
+
+def test_archives_that_lie(images: Images, name: str, tmp_path: Path) -> None:
+    """A blob under another's digest, names that lead out, members that are links to the host: refused, or mere keys."""
+    images.ok("save", "--format", "oci-archive", "-o", tmp_path / "good.tar", name)
+    images.ok("save", "-o", tmp_path / "docker.tar", name)
+
+    def rewritten(source: str, change: Any) -> Path:
+        path = tmp_path / "bad.tar"
+        with tarfile.open(tmp_path / source) as old, tarfile.open(path, "w") as new:
+            for member in old.getmembers():
+                content = old.extractfile(member)
+                change(new, member, content.read() if content else b"")
+        return path
+
+    def add(archive: tarfile.TarFile, member: tarfile.TarInfo, data: bytes) -> None:
+        import io
+
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+
+    def flip(archive: tarfile.TarFile, member: tarfile.TarInfo, data: bytes) -> None:
+        add(archive, member, data[:-1] + b"!" if member.name.startswith("blobs/") and len(data) > 5000 else data)
+
+    other = Images(tmp_path / "other")
+    result = other("load", rewritten("good.tar", flip))
+    assert result.code == 1 and "its digest is" in result.err
+
+    def steal(archive: tarfile.TarFile, member: tarfile.TarInfo, data: bytes) -> None:
+        if member.name.endswith(".tar"):  # CVE-2026-53489: a layer that is a link to a file of the host
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(member)
+            return
+        add(archive, member, data)
+
+    result = other("load", rewritten("docker.tar", steal))
+    assert result.code == 1 and "which isn't there" in result.err
+
+    def lead_out(archive: tarfile.TarFile, member: tarfile.TarInfo, data: bytes) -> None:
+        if member.name == "manifest.json":
+            value = json.loads(data)
+            value[0]["Config"] = "../../../../etc/hostname"
+            data = json.dumps(value).encode()
+        add(archive, member, data)
+
+    result = other("load", rewritten("docker.tar", lead_out))
+    assert result.code == 1 and "which isn't there" in result.err
+    result = other("load", BUSYBOX)
+    assert result.code == 1 and "not a tar archive" in result.err
+    assert json.loads(other.ok("ls", "--format", "json")) == [] and other.leftovers() == []
+
+
+def test_push_sends_nothing_twice(registry: Registry, images: Images, name: str) -> None:
+    """Layers that the registry has are not sent again, those of another repository are mounted."""
+    images.ok("tag", name, f"{registry.host}/test/copied:1")
+    result = images("push", f"{registry.host}/test/copied:1")
+    assert result.code == 0 and result.err.count("mounted from test/bb") == 5
+    result = images("push", f"{registry.host}/test/copied:1")
+    assert result.err.count("already there") == 5
+    assert json.loads(run("skopeo", "inspect", "--tls-verify=false", f"docker://{registry.host}/test/copied:1").stdout)[
+        "Digest"] == json.loads(images.ok("inspect", name))["digest"]
+
+
+def test_push_needs_rights(images: Images, layout: Path, tmp_path: Path) -> None:
+    auth = registries.htpasswd(tmp_path / "htpasswd", "alice", "secret")
+    with registries.serving(tmp_path / "registry", auth=auth) as served:
+        run("skopeo", "copy", "--dest-tls-verify=false", "--dest-creds", "alice:secret", f"oci:{layout}:bb",
+            f"docker://{served.host}/test/bb:1")
+        images.ok("pull", "--creds", "alice:secret", f"{served.host}/test/bb:1")
+        result = images("push", f"{served.host}/test/bb:1", f"{served.host}/new/bb:2")
+        assert result.code == 1 and "HTTP 401" in result.err and f"pyrunc image login {served.host}" in result.err
+        images.ok("push", "--creds", "alice:secret", f"{served.host}/test/bb:1", f"{served.host}/new/bb:2")
+
+
+def test_mount(images: Images, name: str, tmp_path: Path) -> None:
+    """Read-only, held against removal, gone with umount."""
+    target = tmp_path / "here"
+    target.mkdir()
+    assert images.ok("mount", name, target).strip() == str(target)
+    try:
+        assert (target / "etc/passwd").exists() and not (target / "var/old").exists()
+        with pytest.raises(OSError, match="Read-only"):
+            (target / "x").write_text("x")
+        assert f"in use by {target}" in images("rm", name).err
+    finally:
+        images.ok("umount", target)
+    assert os.listdir(target) == []
+    images.ok("rm", name)
+
+
+def test_an_ordinary_user(registry: Registry, tmp_path: Path) -> None:
+    """Pull and unpack without root: the files are the user's, the configuration can be run by it."""
+    for path in (tmp_path, *tmp_path.parents):
+        if str(path).startswith("/tmp/"):
+            path.chmod(0o755)
+    home = tmp_path / "user"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    words = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups", "env", "-i",
+             f"PATH={os.environ['PATH']}", f"HOME={home}", PYRUNC, "image"]
+    done = run(*words, "unpack", f"{registry.host}/test/bb:1", home / "bundle", cwd=home)
+    assert done.stdout == f"{home}/bundle\n" and "devices left out: only root makes them" in done.stderr
+    assert {path.lstat().st_uid for path in (home / "bundle/rootfs").rglob("*")} == {12345}
+    config = json.loads((home / "bundle/config.json").read_text())
+    assert config["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 12345, "size": 1}]
+    assert json.loads(run(*words, "ls", "--format", "json", cwd=home).stdout)[0]["name"] == f"{registry.host}/test/bb:1"
