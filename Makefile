@@ -22,7 +22,7 @@ IMAGE_PACKAGES := docker-registry skopeo umoci podman openssl
 CLIENT_PACKAGES := podman buildah conmon catatonit netavark iptables uidmap docker.io containerd \
 	containernetworking-plugins curl busybox-static
 TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bin procps iproute2 util-linux \
-	tmux groff-base zsh fish $(VM_PACKAGES) $(IMAGE_PACKAGES) $(CLIENT_PACKAGES)
+	tmux groff-base zsh fish libseccomp2 golang-go $(VM_PACKAGES) $(IMAGE_PACKAGES) $(CLIENT_PACKAGES)
 
 SOURCES := $(shell find pyrunc shims launcher tools docs/man docs/completion setup.py pyproject.toml \
 	-name __pycache__ -prune -o -type f ! -name '*.so' -print)
