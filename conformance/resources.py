@@ -164,6 +164,7 @@ EXPLANATIONS: list[Explanation] = [
                 "pyrunc's joins the cgroup last"),
     Explanation("", "/cpu/burst", ".*", "0|-", "since runc 1.2"),
     Explanation("", "/cpu/idle", "1", "0|-", "since runc 1.2"),
+    Explanation("v1", "/memory/kernelTCP", r"\d+", r"\d+", "runc ignores it; crun writes it too"),
     Explanation("", "/pids/limit", "1", "max", "0 is a limit since runc 1.4"),
     Explanation("v2", "/hugepageLimits/0/limit", r"\d+", "max", "since runc 1.2"),
     Explanation("v1", "/hugepageLimits/0/limit", r"\d+", "refused.*", "on this hybrid host v2 has the controller: "

@@ -287,14 +287,20 @@ def _cpuset(cpu: CPU, directory: str) -> list[Write]:
     return writes
 
 
+_TCP_LIMIT = "memory.kmem.tcp.limit_in_bytes"
+
+
 def _memory(memory: Memory, directory: str, warn: Callable[[str], None]) -> list[Write]:
     """The memory controller's files (admin-guide/cgroup-v1/memory.rst)."""
     pointer = f"{POINTER}/memory"
     if memory.get("kernel"):
         warn(f"{pointer}/kernel is ignored: kernels have no limit for kernel memory alone")
-    if memory.get("kernelTCP"):
-        warn(f"{pointer}/kernelTCP is ignored: kernels have no limit for it that can be relied on")
     writes = _memory_and_swap(memory, directory, pointer)
+    if tcp := memory.get("kernelTCP"):
+        if os.path.exists(f"{directory}/{_TCP_LIMIT}"):
+            writes.append(Write("memory", _TCP_LIMIT, str(tcp), f"{pointer}/kernelTCP"))
+        else:
+            warn(f"{pointer}/kernelTCP is ignored: this kernel has no limit for it")
     if reservation := memory.get("reservation"):
         writes.append(Write("memory", "memory.soft_limit_in_bytes", str(reservation), f"{pointer}/reservation"))
     if memory.get("disableOOMKiller"):

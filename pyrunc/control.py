@@ -79,7 +79,7 @@ def update(container: Container, resources: Resources, rdt: IntelRdt | None = No
     the container's state.  Raises ConfigError, KernelError, ContainerError "container not running".
     """
     given = checked(resources)
-    if "kernel" in given.get("memory", {}) or "kernelTCP" in given.get("memory", {}):
+    if "kernel" in given.get("memory", {}):
         container.report("warning", "Kernel memory settings are ignored and will be removed")
     given = _without_absent(given)
 

@@ -312,10 +312,25 @@ def test_memory_in_use() -> None:
 def test_ignored_with_a_warning() -> None:
     with made() as cg:
         warnings: list[str] = []
-        resources: Any = {"memory": {"kernel": MiB, "kernelTCP": -1}}
+        resources: Any = {"memory": {"kernel": MiB}}
         assert plan(resources, cg.paths, warnings.append) == []
-        assert [warning.split(" is ignored")[0] for warning in warnings] == [
-            "/linux/resources/memory/kernel", "/linux/resources/memory/kernelTCP"]
+        assert [warning.split(" is ignored")[0] for warning in warnings] == ["/linux/resources/memory/kernel"]
+
+
+@lanes("hybrid", "legacy")
+def test_memory_of_tcp_buffers() -> None:
+    """memory.kmem.tcp.limit_in_bytes, where the kernel has it; a warning where it doesn't."""
+    with made() as cg:
+        warnings: list[str] = []
+        file = Path(cg.paths["memory"], "memory.kmem.tcp.limit_in_bytes")
+        writes = plan({"memory": {"kernelTCP": 32 * MiB}}, cg.paths, warnings.append)
+        if not file.exists():
+            assert writes == [] and "/linux/resources/memory/kernelTCP is ignored" in warnings[0]
+            return
+        assert [(write.file, write.value, write.pointer) for write in writes] == [
+            (file.name, str(32 * MiB), "/linux/resources/memory/kernelTCP")]
+        limits.apply(writes, cg.paths)
+        assert file.read_text().strip() == str(32 * MiB)
 
 
 @lanes("hybrid", "legacy")
