@@ -35,10 +35,13 @@ def measure(lane: str, runtime: str, args: argparse.Namespace, show: Callable[[d
         raise Unavailable(f"no runtime at {runtime}")
     rows: list[dict[str, Any]] = []
     reasons: list[str] = []
+    names: list[str] = []
 
     def take(row: dict[str, Any]) -> None:
         if "unavailable" in row:
             reasons.append(row["unavailable"])
+        elif "sandbox" in row:
+            names.append(row["sandbox"])
         else:
             rows.append(row)
             show(row)
@@ -50,6 +53,7 @@ def measure(lane: str, runtime: str, args: argparse.Namespace, show: Callable[[d
     if reasons or status not in (0, 1):
         raise Unavailable(reasons[0] if reasons else f"the lane {lane} ended with {status}")
     return {"lane": lane, "runtime": os.path.basename(path), "version": version(path), "cgroups": how,
+            "sandbox": names[0],
             "short": args.short,
             "kernel": platform.release(), "rows": rows}
 

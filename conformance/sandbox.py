@@ -67,6 +67,7 @@ def run(words: Sequence[str], report: Callable[[dict[str, Any]], object], how: s
         raise Unavailable("lanes need root")
     scratch = tempfile.mkdtemp(prefix="conformance-")
     name = os.path.basename(scratch)
+    report({"sandbox": name})
     cgroups = [Cgroup(controllers, directory, name) for controllers, directory in _own_cgroups()]
     try:
         for cgroup in cgroups:

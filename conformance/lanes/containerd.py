@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conformance import image
+from conformance import image, snippets
 from conformance.checks import Table, wait_for
 from conformance.lanes.base import Done, Lane, output
 from conformance.lanes.cri import Cri
 from conformance.sandbox import SUB_IDS, Room
 
 IMAGE = image.NAME
-HANDLER = "tested"  # the runtime's name for CRI: a RuntimeClass's handler
 CONFIG = """\
 version = 2
 root = "{place}/root"
@@ -34,10 +33,6 @@ state = "{place}/state"
     conf_dir = "{place}/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     default_runtime_name = "{handler}"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{handler}]
-    runtime_type = "{shim}"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{handler}.options]
-      BinaryName = "{runtime}"
 """
 NETWORK = """\
 {"cniVersion": "0.4.0", "name": "lane", "plugins": [{"type": "bridge", "bridge": "lane0", "isGateway": true,
@@ -48,21 +43,21 @@ NETWORK = """\
 
 class Containerd(Lane):
     needs = ("containerd", "ctr", "containerd-shim-runc-v2", "curl")
-    shim = "io.containerd.runc.v2"
+    shim = snippets.SHIM
 
     def start(self) -> None:
         self.place = self.scratch / "containerd"
         for path in (self.place, self.place / "cni", self.place / "bin"):
             path.mkdir()
-        (self.place / "config.toml").write_text(CONFIG.format(place=self.place, handler=HANDLER, shim=self.shim,
-                                                              image=IMAGE,
-                                                              runtime=self.runtime))
+        configuration = CONFIG.format(place=self.place, handler=snippets.NAME, image=IMAGE)
+        documented = snippets.snippet("containerd", self.runtime).replace(snippets.SHIM, self.shim)
+        (self.place / "config.toml").write_text(configuration + documented)
         (self.place / "cni/lane.conflist").write_text(NETWORK)
         # ctr has no way to name the runtime with some of its options: there it is `runc` of the daemon's PATH.
         (self.place / "bin/runc").symlink_to(self.runtime)
         self.environment["PATH"] = f"{self.place}/bin:{self.environment['PATH']}"
         self.words = ["ctr", "-a", str(self.place / "socket")]
-        self.cri = Cri(self, self.place / "socket", HANDLER)
+        self.cri = Cri(self, self.place / "socket", handler())
         self.serve()
         archive = self.scratch / "busybox.tar"
         image.write(archive, Cmd=["sleep", "100000"])
@@ -157,6 +152,12 @@ class Containerd(Lane):
         return Table(TABLE, cri_checks.TABLE)
 
 
+def handler() -> str:
+    """That of the RuntimeClass in docs/integrations.md."""
+    lines = snippets.snippet("Kubernetes", "").splitlines()
+    return next(line.split()[1] for line in lines if line.startswith("handler:"))
+
+
 def make(room: Room, runtime: str, suite: str) -> Containerd:
     return Containerd(room, runtime)
 
@@ -188,7 +189,7 @@ def _(containerd: Containerd) -> str:
 @check("run: no such program", matches=r"1 .*(no such file or directory|executable file not found).*", short=True)
 def _(containerd: Containerd) -> str:
     done = containerd.run(IMAGE, "no-such-program")
-    return f"{done.code} {done.err}"
+    return f"{done.code} {done.err.lower()}"
 
 
 @check("run -t: a terminal", "31 97|got it")
@@ -286,7 +287,7 @@ def _(containerd: Containerd) -> str:
 def _(containerd: Containerd) -> str:
     with containerd.container() as name:
         done = containerd.exec(name, "no-such-program")
-        return f"{done.code} {done.err}"
+        return f"{done.code} {done.err.lower()}"
 
 
 @check("task exec -t: a terminal", "31 97")

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from conformance import image
+from conformance import image, snippets
 from conformance.checks import Table, wait_for
 from conformance.lanes import engine, engine_options
 from conformance.lanes.base import Done, output
@@ -191,6 +191,16 @@ def _(podman: Engine) -> str:
     return podman.script("grep -q ' /proc/sys ' /proc/mounts || echo -n \"/proc/sys isn't read-only, \"; "
                          "test -s /proc/version || echo '/proc/version is empty'",
                          "--security-opt", "unmask=/proc/sys", "--security-opt", "mask=/proc/version")
+
+
+@check("containers.conf as docs/integrations.md has it", f"{snippets.NAME} hello", short=True)
+def _(podman: Engine) -> str:
+    text = snippets.snippet("Podman", podman.runtime).replace("[engine]", CONF.rstrip())
+    environment = {**podman.environment, "CONTAINERS_CONF": str(podman.file(text))}
+    words = [word for word in podman.words if word not in ("--runtime", podman.runtime)]
+    name = podman.name()
+    made = podman.command(*words, "run", "--name", name, IMAGE, "echo", "hello", environment=environment)
+    return f"{podman.inspect(name, '{{.OCIRuntime}}')} {output(made, words)}"
 
 
 # As an ordinary user
