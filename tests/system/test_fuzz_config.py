@@ -38,12 +38,12 @@ def fuzz(directory: Path, first: int, count: int, code: str = "") -> tuple[dict[
 
 def test_mutated_documents(tmp_path: Path, long: bool) -> None:
     """Each ends in time with success or one line of error; explain agrees with create; the host is as it was."""
-    count = 5000 if long else 120
+    count = 5000 if long else 100
     figures, broken = fuzz(tmp_path / "fuzz", 0, count)
     print(figures)
     assert [(entry["number"], entry["broken"]) for entry in broken] == []
     assert figures["documents"] == count
-    assert figures["started"] > count // 5 and figures["refused"] > count // 5  # the control: they are of both kinds
+    assert figures["started"] > count // 10 and figures["refused"] > count // 10  # the control: they are of both kinds
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
