@@ -420,6 +420,10 @@ def main() -> None:
         for broken in driver.one(data):
             print(json.dumps({"number": number, "broken": broken, "document": data.decode(errors="replace")[:20000]}),
                   flush=True)
+    for path, names, _ in os.walk("/sys/fs/cgroup"):
+        for name in names:
+            if name == f"pyrunc-fuzz-{os.path.basename(directory)}":  # above the containers' cgroups, and empty
+                os.rmdir(os.path.join(path, name))
     print(json.dumps(driver.figures), flush=True)
 
 
