@@ -269,23 +269,29 @@ def measure(runtime: str, work: Path, row: Row, how: str) -> tuple[str, str]:
     name = f"conformance-{uuid.uuid4().hex[:12]}"
     (work / "config.json").write_text(json.dumps(config(row.resources, f"/{name}")))
     command = [runtime, "--root", str(work / "state")]
-    log = work / "log"
+    log, pid_file = work / "log", work / "pid"
     try:
         with open(log, "wb") as file:
-            made = subprocess.run([*command, "create", "--bundle", str(work), name], stdin=subprocess.DEVNULL,
-                                  stdout=file, stderr=file, timeout=120)
+            made = subprocess.run([*command, "create", "--bundle", str(work), "--pid-file", str(pid_file), name],
+                                  stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=600)
         if made.returncode != 0:
             lines = log.read_text(errors="replace").splitlines() or [f"exit {made.returncode}"]
             files = row.v2 if how == "v2" else row.v1
             file_name = files[0].rpartition("/")[2] if files else NOTHING
             return file_name, "refused: " + _message(lines[-1].replace(name, "ID"))
-        shown = subprocess.run([*command, "state", name], capture_output=True, check=True, timeout=120)
-        pid = json.loads(shown.stdout).get("pid")
-        if not pid:
+        pid = int(pid_file.read_text())
+        if not _lives(pid):
             return NOTHING, "created, and its init killed"
         return read_back(pid, row, how)
     finally:
-        subprocess.run([*command, "delete", "--force", name], capture_output=True, timeout=120)
+        subprocess.run([*command, "delete", "--force", name], capture_output=True, timeout=600)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def explain(values: Sequence[str], row: Row, how: str) -> tuple[bool, str]:
