@@ -342,7 +342,7 @@ def _io(block: BlockIO, directory: str, warn: Callable[[str], None]) -> list[Wri
     if weight := block.get("weight"):
         _check_weight(weight, "blockIO/weight")
         file, value = ("io.bfq.weight", weight) if bfq else ("io.weight", io_weight(weight))
-        writes.append(_write(file, str(value), "blockIO/weight", undo=_default_line,
+        writes.append(_write(file, str(value), "blockIO/weight", undo=_line_by_line,
                              hint="the kernel has no weights for I/O (BFQ or io.cost)"))
     for index, entry in enumerate(block.get("weightDevice") or []):
         field = f"blockIO/weightDevice/{index}"
@@ -367,10 +367,6 @@ def _io(block: BlockIO, directory: str, warn: Callable[[str], None]) -> list[Wri
 def _check_weight(weight: int, field: str) -> None:
     if not 10 <= weight <= 1000:
         raise ConfigError(f"{POINTER}/{field}", f"{weight} is not a weight, which is 10 to 1000")
-
-
-def _default_line(before: str) -> list[str]:
-    return before.splitlines()[:1]
 
 
 def check_page_size(size: str, pointer: str) -> str:

@@ -33,6 +33,7 @@ _TOGETHER = (
     ("memory", ("limit", "swap")),
     ("cpu", ("quota", "period")),
     ("cpu", ("realtimePeriod", "realtimeRuntime")),
+    ("blockIO", ("weight", "weightDevice")),  # BFQ forgets the weights of single devices when it gets the other
 )
 #: Lists of which each entry is known by some of its members; a new entry takes the place of the old one.
 _LISTS = {

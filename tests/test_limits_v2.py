@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cgroup_lanes import lanes, made
 
-from pyrunc import cgroupfs, cgroupv2, limits
+from pyrunc import cgroupfs, cgroupv2, control, limits
 from pyrunc.errors import ConfigError, PyruncError
 
 RES = "/linux/resources"
@@ -92,6 +92,12 @@ def test_bfq_where_it_is_the_scheduler(tmp_path: Path) -> None:
     (tmp_path / "io.bfq.weight").write_text("default 100\n")
     block = {"weight": 300, "weightDevice": [{"major": 8, "minor": 0, "weight": 20}]}
     assert written({"blockIO": block}, tmp_path) == ["io.bfq.weight=300", "io.bfq.weight=8:0 20"]
+    # A new weight for all takes those of single devices away (on the kernel: tests/vm/test_fields_vm.py).
+    given: Any = {"blockIO": {"weight": 200}}
+    merged = control.merge({"blockIO": {**block}}, given)  # type: ignore[typeddict-item]
+    assert control.to_apply(merged, given)["blockIO"] == {"weight": 200, "weightDevice": block["weightDevice"]}
+    (first, _) = cgroupv2.limits({"blockIO": block}, str(tmp_path), lambda _: None)  # type: ignore[typeddict-item]
+    assert first.undo("default 100\n8:0 20\n") == ["default 100", "8:0 20"]
 
 
 @pytest.mark.parametrize(("resources", "pointer", "text"), [

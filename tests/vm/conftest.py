@@ -45,6 +45,8 @@ def blank_disk() -> Path:
 def rdma() -> str:
     """The name of a device of RDMA: in software, over a network interface that goes nowhere; until the machine ends."""
     link = "rdma-test"
+    if Path("/sys/class/infiniband", RDMA).exists():  # an earlier session's
+        return RDMA
     for command in (["modprobe", "--all", "dummy", "rdma_rxe"], ["ip", "link", "add", link, "type", "dummy"],
                     ["ip", "link", "set", link, "up"], ["rdma", "link", "add", RDMA, "type", "rxe", "netdev", link]):
         subprocess.run(command, check=True)

@@ -122,6 +122,8 @@ def test_weights_of_bfq(runtime: Runtime, bundle: Bundle, host: Host, make_runti
         _, cgroup = created(each, bundle)
         lines = cgroup.file("", "io.bfq.weight").read_text().splitlines()
         assert lines == ["default 500", f"{bfq} 300"], each.name
+        if each is not runtime:
+            each.clean_up()
     assert runtime("update", "--blkio-weight", "200", runtime.ids[0]).code == 0
     pid = runtime.state(runtime.ids[0])["pid"]
     assert ContainerCgroup(pid).file("", "io.bfq.weight").read_text().splitlines() == ["default 200", f"{bfq} 300"]
