@@ -57,6 +57,18 @@ def test_a_flag(word: str, expected: bool) -> None:
     assert args["container-id"] == "web"  # a flag takes no word after it
 
 
+def test_short_flags_in_one_word_are_dockers() -> None:
+    options = (Option("tty", "t"), Option("interactive", "i"), Option("env", "e", kind="list", metavar="X"))
+    args, _ = parse(["-it", "busybox"], options, (Argument("name"),), "image run")
+    assert args.flag("tty") and args.flag("interactive") and args["name"] == "busybox"
+    args, _ = parse(["-ite", "A=1", "busybox"], options, (Argument("name"),), "image run")
+    assert args.lists["env"] == ["A=1"] and args.flag("tty")
+    with pytest.raises(UsageError, match="unknown option -it"):
+        parse(["-it", "busybox"], options, (Argument("name"),), "exec")
+    with pytest.raises(UsageError, match="unknown option -ix"):
+        parse(["-ix", "busybox"], options, (Argument("name"),), "image run")
+
+
 def test_two_dashes_end_the_options() -> None:
     assert values("--", "--bundle", "-9") == {"format": "table", "container-id": "--bundle", "signal": "-9"}
     assert values("web", "--", "-9")["signal"] == "-9"

@@ -194,8 +194,8 @@ def test_every_command_shown_exists() -> None:
             if inline and len(rest) == 1:
                 continue
             assert rest[1] in SUBCOMMANDS, f"{document}: {line}"
-            rest = [f"image_{rest[1]}", *rest[2:]]
-        module = importlib.import_module(f"pyrunc.cli.{rest[0]}")
+            rest = [f"image {rest[1]}", *rest[2:]]
+        module = importlib.import_module(f"pyrunc.cli.{rest[0].replace(' ', '_')}")
         try:
             parse(rest[1:], module.OPTIONS, module.ARGUMENTS, rest[0])
         except UsageError as error:

@@ -113,6 +113,47 @@ def test_unpacked_as_umoci_and_podman_do(registry: Registry, images: Images, lay
         podman.close()
 
 
+def test_debian_in_many_layers(registry: Registry, images: Images, request: pytest.FixtureRequest, tmp_path: Path,
+                               long: bool) -> None:
+    """A Debian minbase in twelve layers that add, change and remove: as umoci and podman have it."""
+    if not long:
+        pytest.skip("--long")
+    debian = request.getfixturevalue("debian")
+    layout, name = tmp_path / "layout", f"{registry.host}/test/debian:1"
+    run("umoci", "init", "--layout", layout)
+    run("umoci", "new", "--image", f"{layout}:deb")
+    run("umoci", "unpack", "--image", f"{layout}:deb", tmp_path / "work")
+    root = tmp_path / "work/rootfs"
+    steps = [f"cp -a {debian}/. .", "rm -rf usr/share/doc usr/share/man", "setcap cap_net_raw=ep usr/bin/perl",
+             "mv usr/share/locale usr/share/l2", "ln usr/bin/bash usr/bin/bash2; chown 7:8 etc/hostname",
+             "rm -rf var/lib/dpkg/info; mkdir -m 750 var/lib/dpkg/info; echo 1 >var/lib/dpkg/info/x",
+             "rm etc/motd; mkdir -p etc/motd; touch etc/motd/y", "truncate -s 50M sparse; mkfifo fifo",
+             "for i in $(seq 500); do echo $i >srv/$i; done", "rm srv/[1-4]*; chmod 1777 srv", "rm -rf usr/share/l2",
+             "setfattr -n user.x -v y usr/bin/id; touch -d @1.123456789 usr/bin/id"]
+    for step in steps:
+        run("sh", "-ec", step, cwd=root)
+        run("umoci", "repack", "--refresh-bundle", "--image", f"{layout}:deb", tmp_path / "work")
+    run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:deb", f"docker://{name}")
+    images.ok("pull", name)
+    assert len(json.loads(images.ok("inspect", name))["layers"]) == len(steps)
+    images.ok("unpack", name, tmp_path / "copy")
+    images.ok("unpack", "--backend", "overlay", name, tmp_path / "overlay")
+    try:
+        ours = tree(tmp_path / "copy/rootfs")
+        assert differences(ours, tree(tmp_path / "overlay/rootfs")) == {}
+    finally:
+        images.ok("umount", "--rm", tmp_path / "overlay")
+    run("umoci", "unpack", "--image", f"{layout}:deb", tmp_path / "umoci")
+    assert differences(ours, tree(tmp_path / "umoci/rootfs")) == {}
+    podman = registries.Podman()
+    try:
+        podman("pull", "--tls-verify=false", name)
+        assert differences(ours, tree(Path(podman("image", "mount", name).stdout.strip()))) == {}
+    finally:
+        podman.close()
+    assert len(ours) > 5000
+
+
 def test_a_second_pull_fetches_nothing(registry: Registry, images: Images) -> None:
     name = f"{registry.host}/test/bb:1"
     images.ok("pull", name)
