@@ -23,6 +23,8 @@ CLIENT_PACKAGES := podman buildah conmon catatonit netavark iptables uidmap dock
 	containernetworking-plugins curl busybox-static
 TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bin procps iproute2 util-linux \
 	tmux groff-base zsh fish libseccomp2 golang-go $(VM_PACKAGES) $(IMAGE_PACKAGES) $(CLIENT_PACKAGES)
+# What checkpoints and their tests need.
+TEST_PACKAGES += criu iptables gcc libc6-dev tar
 
 SOURCES := $(shell find pyrunc shims launcher tools docs/man docs/completion setup.py pyproject.toml \
 	-name __pycache__ -prune -o -type f ! -name '*.so' -print)

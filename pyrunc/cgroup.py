@@ -168,7 +168,7 @@ class Cgroup:
             elif "cpuset" in self.paths and self.paths["cpuset"] not in self.skipped:
                 cgroupv1.fill_cpuset(self.paths["cpuset"])
             if self.frozen():
-                raise ContainerError(f"cgroup {self._freezer()} is frozen", pointer=self.pointer,
+                raise ContainerError(f"cgroup {self.freezer()} is frozen", pointer=self.pointer,
                                      hint="a process put into it would never run")
         except BaseException:
             for path in reversed(made):
@@ -363,7 +363,7 @@ class Cgroup:
 
     # The freezer
 
-    def _freezer(self) -> str:
+    def freezer(self) -> str:
         """The directory that freezes: v1's freezer where it is mounted (as runc), else v2."""
         for name in ("freezer", ""):
             if name in self.paths and self.paths[name] not in self.skipped:
@@ -375,7 +375,7 @@ class Cgroup:
 
     def freeze(self) -> None:
         """Stop every process in and below the cgroup where it stands; returns when they have."""
-        path = self._freezer()
+        path = self.freezer()
         if path not in self._ours():
             raise ContainerError("the container has no cgroup that could be frozen")
         if os.getpid() in self.pids():
@@ -390,7 +390,7 @@ class Cgroup:
 
     def thaw(self) -> None:
         """Let them run again."""
-        path = self._freezer()
+        path = self.freezer()
         if path not in self._ours():
             return
         try:
@@ -413,7 +413,7 @@ class Cgroup:
 
     def frozen(self) -> bool:
         """Whether the cgroup is frozen, or about to be."""
-        path = self._freezer()
+        path = self.freezer()
         if not path:
             return False
         try:

@@ -79,7 +79,7 @@ def _new_mount(fstype: str, source: str, attributes: int, data: list[tuple[str, 
         os.close(fs)
 
 
-def _mounted() -> dict[str, list[str]]:
+def mounted() -> dict[str, list[str]]:
     """The controllers of each v1 hierarchy by where the host has it mounted."""
     found = cgroupv1.hierarchies(False, cgroupfs.read("/proc/self/mountinfo"), cgroupfs.read("/proc/self/cgroup"))
     by_place: dict[str, list[str]] = {}
@@ -95,7 +95,7 @@ def _mount_v1(root: RootFs, target: int, options: MountOptions) -> int:
         data.append(("context", root.mount_label))
     tmpfs = _new_mount("tmpfs", "tmpfs", attributes, data)
     k.move_mount(tmpfs, target)
-    for place, controllers in _mounted().items():
+    for place, controllers in mounted().items():
         name = place.rpartition("/")[2]
         os.mkdir(name, 0o755, dir_fd=tmpfs)
         below = os.open(name, O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tmpfs)

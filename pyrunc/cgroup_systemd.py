@@ -211,7 +211,7 @@ class SystemdCgroup(Cgroup):
             if pids:
                 raise self.not_empty(path, pids)
         if self.frozen():
-            raise ContainerError(f"cgroup {self._freezer()} is frozen", pointer=self.pointer,
+            raise ContainerError(f"cgroup {self.freezer()} is frozen", pointer=self.pointer,
                                  hint="a process put into it would never run")
 
     def open_dir(self) -> int | None:

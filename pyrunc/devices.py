@@ -9,7 +9,7 @@ import stat
 from .errors import ConfigError, kernel_error
 from .linux import mount as k
 from .linux.fs import AT_FDCWD, O_PATH
-from .paths import clean, make_directory, open_in_root
+from .paths import clean, make_directory, open_in_root, proc_reopen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,6 +141,28 @@ def plan(config: Config) -> list[DeviceNode]:
         nodes[path] = DeviceNode(path, kind, rdev, 0o666 if mode is None else mode & 0o7777,
                                  entry.get("uid") or 0, entry.get("gid") or 0, pointer)
     return list(nodes.values())
+
+
+def own_null(root: RootFs) -> None:
+    """Have standard streams that are the host's /dev/null be the container's, where it has one (as runc).
+
+    Else they hold a file of a mount that isn't in the container, which criu can't write down.
+    """
+    null = os.makedev(1, 3)
+    for fd in (0, 1, 2):
+        info = os.fstat(fd)
+        if not stat.S_ISCHR(info.st_mode) or info.st_rdev != null:
+            continue
+        try:
+            place = root.open("dev/null")
+        except OSError:
+            return  # the image has none
+        found = os.fstat(place)
+        if stat.S_ISCHR(found.st_mode) and found.st_rdev == null:
+            own = proc_reopen(root.proc_self, place, os.O_RDWR)
+            os.dup2(own, fd)
+            os.close(own)
+        os.close(place)
 
 
 def make_links(root: RootFs) -> None:

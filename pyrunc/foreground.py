@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import select
 
-from .errors import ContainerError, PyruncError, UsageError
+from .errors import ContainerError, ContainerNotFound, PyruncError, UsageError
 from .lifecycle import Container
 from .linux import process as k
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .creation import CreateOptions
     from .execution import ExecOptions
     from .lifecycle import Report
+    from .restore import RestoreOptions
     from .spec.types import Config, Process
     from .streams import Streams
     from .terminal import Watched
@@ -86,8 +87,48 @@ def run(bundle: str, container_id: str, root: str, options: Callable[[int], Crea
             streams.finish()
         signals.restore()
     if not keep:
-        container.delete(force=True)
+        _delete(container)
     return status
+
+
+def restore(bundle: str, container_id: str, root: str, options: Callable[[int], CreateOptions],
+            images: RestoreOptions, *, detach: bool, subreaper: bool, console_socket: str, report: Report) -> int:
+    """Restore a container, which runs then, and go on as `run` does."""
+    from . import restore as restoring
+
+    _check_console(console_socket, detach)
+    if detach:
+        restoring.restore(bundle, container_id, root, options(-1), images, report)
+        return 0
+    if subreaper:
+        k.prctl(k.PR_SET_CHILD_SUBREAPER, 1)
+    config = _config_of(bundle)
+    process = config.get("process") if config is not None else None
+    ours = theirs = -1
+    if process is not None and process.get("terminal"):
+        from .terminal import console_pair
+
+        ours, theirs = console_pair()
+    signals = Signals()
+    container = restoring.restore(bundle, container_id, root, options(theirs), images, report)
+    if theirs >= 0:
+        os.close(theirs)
+    try:
+        status = _attend(container.pid, ours, signals, {})
+    except BaseException:
+        _abandon(container)
+        raise
+    finally:
+        signals.restore()
+    _delete(container)
+    return status
+
+
+def _delete(container: Container) -> None:
+    try:
+        container.delete(force=True)
+    except ContainerNotFound:
+        pass  # a checkpoint has ended and deleted it
 
 
 def execute(container: Container, wanted: Process, options: Callable[[int], ExecOptions], *, detach: bool,

@@ -179,7 +179,7 @@ def _build(plan: InitPlan) -> RootFs:
     config, namespaces = plan.config, plan.namespaces
     os.umask(0)  # modes below are what they say
     if namespaces.create & k.CLONE_NEWNET:
-        _loopback_up()
+        loopback_up()
     if config.get("hostname"):
         k.sethostname(config.get("hostname") or "")
     if config.get("domainname"):
@@ -208,7 +208,7 @@ def _build(plan: InitPlan) -> RootFs:
     return root
 
 
-def _loopback_up() -> None:
+def loopback_up() -> None:
     """Set `lo` up in a new network namespace, as runc does (netdevice(7), SIOCSIFFLAGS)."""
     query = socket(AF_INET, SOCK_DGRAM)
     try:
@@ -235,6 +235,8 @@ def _enter(plan: InitPlan, root: RootFs) -> str:
     if process is not None and process.terminal:
         size = process.config.get("consoleSize")
         console.set_up(root, plan.console_fd, (size["height"], size["width"]) if size else None, process.uid)
+    elif process is not None:
+        devices.own_null(root)
     if not root.private:
         rootfs.change_root(root)
     elif plan.pivot:

@@ -43,6 +43,11 @@ NOTES = {
     "exec": "The process gets what config.json gives the container's own, but for what options or a whole process "
             "of its own say otherwise; the words after the container's id are its arguments. It joins the namespaces "
             "and the cgroup of the container. 255 is exec's own failure.",
+    "checkpoint": "It must be running or paused. Unless it is left running it has ended then and is deleted, so that "
+                  "restore can take its id. criu does it, and its log is dump.log.",
+    "restore": "With the bundle that the container had, and the same options. The hooks prestart and createRuntime "
+               "run, limits are those of config.json. In the foreground it waits, relays a terminal and exits as run "
+               "does. criu's log is restore.log.",
     "state": "The status is creating, created, running, paused or stopped.",
     "kill": "The signal is a name with or without SIG, RTMIN+n, or a number; SIGTERM by default.",
     "delete": "A container that is not stopped is refused without --force, one that is only created as well.",

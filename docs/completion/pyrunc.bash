@@ -9,7 +9,17 @@ _pyrunc_values() {
 		--log) values="<file>"; return 0 ;;
 		--log-format) values="text json"; return 0 ;;
 		--root) values="<directory>"; return 0 ;;
+		--criu) values="<file>"; return 0 ;;
 		--rootless) values="true false auto"; return 0 ;;
+		esac ;;
+	checkpoint) case $2 in
+		--image-path) values="<directory>"; return 0 ;;
+		--work-path) values="<directory>"; return 0 ;;
+		--parent-path) values="<directory>"; return 0 ;;
+		--manage-cgroups-mode) values="soft full strict ignore"; return 0 ;;
+		--empty-ns) values=""; return 0 ;;
+		--page-server) values=""; return 0 ;;
+		--status-fd) values=""; return 0 ;;
 		esac ;;
 	create) case $2 in
 		--bundle|-b) values="<directory>"; return 0 ;;
@@ -44,6 +54,17 @@ _pyrunc_values() {
 		esac ;;
 	ps) case $2 in
 		--format|-f) values="table json"; return 0 ;;
+		esac ;;
+	restore) case $2 in
+		--bundle|-b) values="<directory>"; return 0 ;;
+		--image-path) values="<directory>"; return 0 ;;
+		--work-path) values="<directory>"; return 0 ;;
+		--console-socket) values="<file>"; return 0 ;;
+		--pid-file) values="<file>"; return 0 ;;
+		--manage-cgroups-mode) values="soft full strict ignore"; return 0 ;;
+		--empty-ns) values=""; return 0 ;;
+		--lsm-profile) values=""; return 0 ;;
+		--lsm-mount-context) values=""; return 0 ;;
 		esac ;;
 	run) case $2 in
 		--bundle|-b) values="<directory>"; return 0 ;;
@@ -224,6 +245,7 @@ _pyrunc_values() {
 # Sets `options`, and `arguments` to what each argument of command $1 is.
 _pyrunc_words() {
 	case $1 in
+	checkpoint) options="--image-path --work-path --parent-path --leave-running --pre-dump --tcp-established --ext-unix-sk --shell-job --file-locks --manage-cgroups-mode --empty-ns --auto-dedup --lazy-pages --tcp-skip-in-flight --link-remap --page-server --status-fd --help" arguments="container-id" ;;
 	create) options="--bundle --console-socket --pid-file --pidfd-socket --no-pivot --no-new-keyring --preserve-fds --help" arguments="container-id" ;;
 	delete) options="--force --help" arguments="container-id" ;;
 	events) options="--interval --stats --help" arguments="container-id" ;;
@@ -235,6 +257,7 @@ _pyrunc_words() {
 	list) options="--format --quiet --help" arguments="" ;;
 	pause) options="--help" arguments="container-id" ;;
 	ps) options="--format --help" arguments="container-id rest" ;;
+	restore) options="--bundle --image-path --work-path --detach --console-socket --pid-file --no-subreaper --no-pivot --tcp-established --ext-unix-sk --shell-job --file-locks --manage-cgroups-mode --empty-ns --auto-dedup --lazy-pages --lsm-profile --lsm-mount-context --help" arguments="container-id" ;;
 	resume) options="--help" arguments="container-id" ;;
 	run) options="--bundle --console-socket --pid-file --pidfd-socket --no-pivot --no-new-keyring --preserve-fds --detach --keep --no-subreaper --help" arguments="container-id" ;;
 	spec) options="--bundle --rootless --seccomp --help" arguments="" ;;
@@ -267,7 +290,7 @@ _pyrunc_words() {
 }
 
 _pyrunc() {
-	local current=$2 command="" options="--debug --log --log-format --root --systemd-cgroup --rootless --version --help" arguments="" values=""
+	local current=$2 command="" options="--debug --log --log-format --root --systemd-cgroup --criu --rootless --version --help" arguments="" values=""
 	local word previous="" last count=0 index root=()
 	for ((index = 1; index < COMP_CWORD; index++)); do
 		word=${COMP_WORDS[index]}
@@ -299,12 +322,12 @@ _pyrunc() {
 	elif [[ $current == -* ]]; then
 		values=$options
 	elif [[ -z $command ]]; then
-		values="create delete events exec explain features image kill list pause ps resume run spec start state update help"
+		values="checkpoint create delete events exec explain features image kill list pause ps restore resume run spec start state update help"
 	else
 		case ${arguments[count]-} in
 		container-id) values=$(pyrunc "${root[@]}" list --quiet 2>/dev/null) ;;
 		signal) values="HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS" ;;
-		command) values="create delete events exec explain features image kill list pause ps resume run spec start state update" ;;
+		command) values="checkpoint create delete events exec explain features image kill list pause ps restore resume run spec start state update" ;;
 		subcommand) values="pull ls inspect history push run diff commit import export save load tag untag rm prune login logout unpack mount umount" ;;
 		name) [[ $command == image_* ]] && values=$(pyrunc image ls --format names 2>/dev/null) ;;
 		directory) values="<directory>" ;;

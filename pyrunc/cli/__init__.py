@@ -24,6 +24,7 @@ else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
 COMMANDS = {
+    "checkpoint": "write a running container's processes to files",
     "create": "create a container from a bundle; it waits for start",
     "delete": "delete a stopped container",
     "events": "print what happens to a container, as JSON",
@@ -35,6 +36,7 @@ COMMANDS = {
     "list": "list containers",
     "pause": "freeze every process of a container",
     "ps": "show the processes of a container",
+    "restore": "make a container from a checkpoint",
     "resume": "let a paused container run again",
     "run": "create and start a container, and wait for it",
     "spec": "write a default config.json",
@@ -50,6 +52,7 @@ GLOBAL_OPTIONS = (
     Option("root", kind="text", metavar="DIR", help="where containers' state is kept (default: /run/pyrunc, "
                                                     "or $XDG_RUNTIME_DIR/pyrunc for an ordinary user)"),
     Option("systemd-cgroup", help="have systemd make the cgroup; cgroupsPath is then slice:prefix:name"),
+    Option("criu", kind="text", metavar="FILE", help="the criu to checkpoint and restore with (default: PATH's)"),
     Option("rootless", kind="text", metavar="true|false|auto", default="auto",
            help="go without cgroups that may not be made, and ask the user's systemd (auto: as an ordinary user)"),
     Option("version", "v", help="print the version"),
@@ -59,13 +62,14 @@ GLOBAL_OPTIONS = (
 class Context:
     """The global options, for a command."""
 
-    __slots__ = ("command", "container_id", "given_root", "log", "rootless", "systemd_cgroup")
+    __slots__ = ("command", "container_id", "criu", "given_root", "log", "rootless", "systemd_cgroup")
 
     def __init__(self) -> None:
         self.log = Log()
         self.given_root = ""
         self.rootless: bool | None = None
         self.systemd_cgroup = False
+        self.criu = ""
         self.command = ""
         self.container_id = ""
 
@@ -145,7 +149,7 @@ def _dispatch(args: Args, rest: list[str], context: Context) -> int:
         raise UsageError(f'--rootless is true, false or auto, not "{args["rootless"]}"')
     module = _load(name)
     context.given_root, context.rootless = args["root"], {"true": True, "false": False}.get(args["rootless"])
-    context.systemd_cgroup = args.flag("systemd-cgroup")
+    context.systemd_cgroup, context.criu = args.flag("systemd-cgroup"), args["criu"]
     if hasattr(module, "SUBCOMMANDS"):
         context.command = name
         status: int = module.dispatch(rest[1:], context)

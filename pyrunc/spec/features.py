@@ -46,9 +46,9 @@ def features() -> dict[str, Any]:
             "netDevices": {"enabled": True},
         },
         # A name that ends in a dot is the beginning of many (features.md).
-        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
+        "potentiallyUnsafeConfigAnnotations": ["org.criu.config", "org.systemd.property."],
         "annotations": {
-            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "org.opencontainers.runc.checkpoint.enabled": "true",
             "io.pyrunc.version": __version__,
             **({"io.github.seccomp.libseccomp.version": libseccomp} if libseccomp else {}),
         },
