@@ -140,7 +140,8 @@ class ProcessPlan:
         a few megabytes the init could not do its work.
         """
         try:
-            if free_cpus:
+            # A caller that isn't bound spares the call: moving a process to where it is costs a millisecond too.
+            if free_cpus and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
                 os.sched_setaffinity(pid, range(_MAX_CPUS))
         except OSError:
             pass  # a cpuset or a seccomp filter of the caller's: then it stays as it is
