@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from pyrunc import execution
+from pyrunc import checkpoint as checkpoints
+from pyrunc import execution, restore
 from pyrunc.creation import CreateOptions
 from pyrunc.errors import ContainerNotFound
 from pyrunc.lifecycle import Container
@@ -21,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .messages import Mount, Options
+    from .messages import CheckpointOptions, Mount, Options
 
 debugging = False
 
@@ -48,6 +49,43 @@ def create(container_id: str, bundle: str, root: str, mounts: list[Mount], optio
         rootfs.unmount(bundle)
         raise
     return {"pid": container.pid, "own_pids": bool((container.data or {}).get("pid_namespace", True))}
+
+
+def mount(bundle: str, mounts: list[Mount]) -> None:
+    """Mount the root of a container that will be restored."""
+    rootfs.mount(bundle, mounts)
+
+
+def restore_container(container_id: str, bundle: str, root: str, images: str, options: Options,
+                      console: int) -> dict[str, Any]:
+    """Create the container from a checkpoint, where its processes go on: its init's pid."""
+    container = restore.restore(bundle, container_id, root, CreateOptions(
+        pid_file=f"{bundle}/init.pid", systemd_cgroup=options.systemd_cgroup, console_fd=console),
+        restore.RestoreOptions(image_path=images, work_path=options.criu_work_path), report)
+    return {"pid": container.pid, "own_pids": bool((container.data or {}).get("pid_namespace", True))}
+
+
+def checkpoint(container_id: str, root: str, bundle: str, images: str, options: CheckpointOptions) -> None:
+    """Write the container to files; it goes on unless the options say that it exits."""
+    work = options.work_path or f"{bundle}/criu-work"
+    with Container.load(container_id, root, report) as container:
+        checkpoints.checkpoint(container, checkpoints.CheckpointOptions(
+            image_path=images or options.image_path, work_path=work, parent_path=options.parent_path,
+            leave_running=not options.exit, tcp_established=options.open_tcp, shell_job=options.terminal,
+            ext_unix_sk=options.external_unix_sockets, file_locks=options.file_locks,
+            cgroups_mode=options.cgroups_mode, empty_ns=options.empty_namespaces))
+    if not options.work_path:
+        remove_tree(work)
+
+
+def remove_tree(path: str) -> None:
+    """A directory of criu's, flat: its log and its statistics."""
+    try:
+        for name in os.listdir(path):
+            os.unlink(f"{path}/{name}")
+        os.rmdir(path)
+    except OSError:
+        pass  # a log more in the bundle, which goes as a whole
 
 
 def start(container_id: str, root: str) -> None:

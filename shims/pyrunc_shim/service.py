@@ -17,6 +17,7 @@ from pyrunc.state import check_id
 
 from . import messages as m
 from . import metrics, operations, options, ttrpc
+from .codec import DecodeError
 from .publisher import now
 from .server import LATER
 from .stdio import Stdio, Streams
@@ -73,6 +74,7 @@ class Service:
             "Resume": (m.ResumeRequest, self.resume), "Kill": (m.KillRequest, self.kill),
             "Exec": (m.ExecProcessRequest, self.exec), "ResizePty": (m.ResizePtyRequest, self.resize_pty),
             "CloseIO": (m.CloseIORequest, self.close_io), "Update": (m.UpdateTaskRequest, self.update),
+            "Checkpoint": (m.CheckpointTaskRequest, self.checkpoint),
             "Wait": (m.WaitRequest, self.wait), "Stats": (m.StatsRequest, self.stats),
             "Connect": (m.ConnectRequest, self.connect), "Shutdown": (m.ShutdownRequest, self.shutdown),
         }
@@ -82,7 +84,7 @@ class Service:
 
     def _task(self, task_id: str) -> Task:
         task = self._tasks.get(task_id)
-        if task is None or not task.init.pid:
+        if task is None or not task.created:
             raise RpcError(ttrpc.NOT_FOUND, "container not created")
         return task
 
@@ -147,6 +149,10 @@ class Service:
             if error is not None:
                 fail(error)
                 return
+            if request.checkpoint:
+                task.checkpoint = request.checkpoint
+                self._work(lambda: operations.mount(task.bundle, request.rootfs), mounted)
+                return
             console = stdio.console
             self._work(lambda: operations.create(task.id, task.bundle, task.root, request.rootfs, wanted, console),
                        created, stdio)
@@ -156,19 +162,19 @@ class Service:
             if error is not None:
                 fail(error)
                 return
-            init.pid = result["pid"]
-            task.own_pids = result["own_pids"]
-            self._claim(task, init)
-            try:
-                task.container = Container.load(task.id, task.root, operations.report)
-                self._watch_oom(task)
-            except PyruncError as failure:
-                operations.report("warning", f"{task.id}: {failure}")
-            stdio.take_terminal(lambda error: finish(error))
+            self._made(task, result)
+            stdio.take_terminal(finish)
+
+        def mounted(_result: dict[str, Any], error: PyruncError | None) -> None:
+            if error is not None:
+                fail(error)
+            else:
+                finish(None)
 
         def finish(error: PyruncError | None) -> None:
             if error is not None:
                 operations.report("error", f"{task.id}: {error}")
+            task.created = True
             self._publisher.publish(m.TaskCreate(
                 container_id=task.id, bundle=task.bundle, rootfs=request.rootfs, checkpoint=request.checkpoint,
                 io=m.TaskIO(stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr,
@@ -178,6 +184,17 @@ class Service:
 
         stdio.open(task.id, self._namespace, ready)
         return LATER
+
+    def _made(self, task: Task, result: dict[str, Any]) -> None:
+        """The container is there, its init's pid known."""
+        task.init.pid = result["pid"]
+        task.own_pids = result["own_pids"]
+        self._claim(task, task.init)
+        try:
+            task.container = Container.load(task.id, task.root, operations.report)
+            self._watch_oom(task)
+        except PyruncError as failure:
+            operations.report("warning", f"{task.id}: {failure}")
 
     def _work(self, work: Callable[[], dict[str, Any] | None], done: Callable[[dict[str, Any], PyruncError | None],
               object], stdio: Stdio | None = None) -> None:
@@ -285,6 +302,9 @@ class Service:
             self._start_exec(call, task, process)
             return LATER
         process.starting = True
+        if task.checkpoint and not process.pid:
+            self._restore(call, task)
+            return LATER
 
         def started(_result: dict[str, Any], error: PyruncError | None) -> None:
             if error is not None:
@@ -297,6 +317,30 @@ class Service:
 
         self._work(lambda: operations.start(task.id, task.root), started)
         return LATER
+
+    def _restore(self, call: Call, task: Task) -> None:
+        init, stdio = task.init, task.init.stdio
+        console = stdio.console
+
+        def restored(result: dict[str, Any], error: PyruncError | None) -> None:
+            stdio.started()
+            if error is not None:
+                init.starting = False
+                call.fail(_failure(error, "OCI runtime restore failed"))
+                return
+            self._made(task, result)
+            stdio.take_terminal(finish)
+
+        def finish(error: PyruncError | None) -> None:
+            if error is not None:
+                operations.report("error", f"{task.id}: {error}")
+            init.status = m.RUNNING
+            self._publisher.publish(m.TaskStart(container_id=task.id, pid=init.pid))
+            call.answer(m.StartResponse(pid=init.pid))
+            self._told(task, init)
+
+        self._work(lambda: operations.restore_container(task.id, task.bundle, task.root, task.checkpoint, task.options,
+                                                        console), restored, stdio)
 
     def exec(self, _call: Call, request: m.ExecProcessRequest) -> Message | None:
         task = self._task(request.id)
@@ -460,6 +504,17 @@ class Service:
     def _set_status(task: Task, status: int) -> None:
         if task.init.status != m.STOPPED:
             task.init.status = status
+
+    def checkpoint(self, call: Call, request: m.CheckpointTaskRequest) -> Message:
+        task = self._task(request.id)
+        wanted = m.CheckpointOptions()
+        if request.options is not None and request.options.type_url.endswith("containerd.runc.v1.CheckpointOptions"):
+            try:
+                wanted = m.CheckpointOptions.decode(request.options.value)
+            except DecodeError as error:
+                raise RpcError(ttrpc.INVALID_ARGUMENT, f"the options are malformed: {error}") from None
+        self._operate(call, lambda: operations.checkpoint(task.id, task.root, task.bundle, request.path, wanted))
+        return LATER
 
     def update(self, call: Call, request: m.UpdateTaskRequest) -> Message:
         task = self._task(request.id)

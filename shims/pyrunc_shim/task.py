@@ -64,7 +64,8 @@ class Process:
 class Task:
     """A container."""
 
-    __slots__ = ("bundle", "container", "execs", "id", "init", "kills", "oom", "options", "own_pids", "root")
+    __slots__ = ("bundle", "checkpoint", "container", "created", "execs", "id", "init", "kills", "oom", "options",
+                 "own_pids", "root")
 
     def __init__(self, task_id: str, bundle: str, root: str, options: Options, init: Process) -> None:
         self.id = task_id
@@ -75,6 +76,8 @@ class Task:
         self.execs: dict[str, Process] = {}
         self.container: Container | None = None  # there once it is created
         self.oom: OomV1 | OomV2 | None = None
+        self.created = False
+        self.checkpoint = ""  # where it is restored from when it is started
         self.kills = 0  # that are on their way
         self.own_pids = True  # whether all its processes die with its init
 
