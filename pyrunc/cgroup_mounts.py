@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from . import cgroupfs, cgroupv1
+from .errors import kernel_error
 from .linux import mount as k
 from .linux.fs import AT_FDCWD, O_PATH
 
@@ -132,3 +133,44 @@ def _hierarchy_tree(root: RootFs, controllers: list[str], options: MountOptions)
             k.mount_setattr(tree, set_=options.set, clear=options.clear)
             return tree
     return -1
+
+
+class KeptOptions:
+    """The options of the host's cgroup2 hierarchy, put back at the end of a `with`.
+
+    criu mounts cgroup2 for itself, without options, in the host's cgroup namespace: that sets them for the
+    whole host (cgroup-v2.rst, Mounting), and nsdelegate is gone.
+    """
+
+    __slots__ = ("_before",)
+
+    def __init__(self) -> None:
+        self._before = _v2_options()
+
+    def __enter__(self) -> KeptOptions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is None or _v2_options() == self._before:
+            return
+        point, flags, options = self._before
+        try:
+            k.mount(None, point, None, k.MS_REMOUNT | flags, options)
+        except OSError as error:
+            raise kernel_error(f"give {point} its options {options} back", error) from None
+
+
+_FLAGS = {"ro": k.MS_RDONLY, "nosuid": k.MS_NOSUID, "nodev": k.MS_NODEV, "noexec": k.MS_NOEXEC,
+          "noatime": k.MS_NOATIME, "nodiratime": k.MS_NODIRATIME, "relatime": k.MS_RELATIME}
+
+
+def _v2_options() -> tuple[str, int, str] | None:
+    """(mount point, MS_* flags of the mount, options of the hierarchy) of the host's cgroup2, None if there is none."""
+    for line in cgroupfs.read("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        point, names = left.split(" ")[4:6]
+        fstype, _, options = right.split(" ")[:3]
+        if fstype == "cgroup2" and point in ("/sys/fs/cgroup", cgroupv1.UNIFIED):
+            flags = sum(_FLAGS.get(name, 0) for name in names.split(","))
+            return point, flags, ",".join(name for name in options.split(",") if name not in ("rw", "ro"))
+    return None

@@ -12,6 +12,7 @@ import stat
 
 from . import criu as rpc
 from . import mounts
+from .cgroup_mounts import KeptOptions, mounted
 from .devices import plan as plan_devices
 from .errors import ConfigError, ContainerError, PyruncError, UsageError, kernel_error
 from .linux.process import CLONE_NEWCGROUP, CLONE_NEWNET, CLONE_NEWPID
@@ -198,7 +199,7 @@ class _Checkpoint:
             for name, value in wanted.items():
                 self.container.report("debug", f"criu option {name}: {value}")
             kind = rpc.PRE_DUMP if options.pre_dump else rpc.DUMP
-            with rpc.Criu(self.program, fds=[fd for fd in (images, work) if fd >= 0]) as criu:
+            with KeptOptions(), rpc.Criu(self.program, fds=[fd for fd in (images, work) if fd >= 0]) as criu:
                 answer = criu.call(rpc.request(kind, wanted), self._notify)
                 # A pre-dumping criu waits for the dump to come, and calls its absence an error.
                 status = criu.finish()
@@ -326,8 +327,6 @@ def cgroup_binds(config: Config, cgroup: Any) -> dict[str, str]:
     """What a v1 cgroup mount without a cgroup namespace consists of: directory name -> the container's cgroup."""
     if cgroup is None or cgroup.mode == "unified" or plan_namespaces(config).has(CLONE_NEWCGROUP):
         return {}
-    from .cgroup_mounts import mounted
-
     binds = {}
     for place, controllers in mounted().items():
         own = [cgroup.paths[name] for name in controllers if name in cgroup.paths]

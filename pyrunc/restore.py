@@ -24,6 +24,7 @@ from . import console, handover
 from . import criu as rpc
 from . import state as states
 from .bundle import load as load_bundle
+from .cgroup_mounts import KeptOptions
 from .checkpoint import (
     DESCRIPTORS,
     NULL,
@@ -152,7 +153,7 @@ class Restoration(Creation):
         self._make_rdt()
         inherited, fds = self._inherited()
         stdin = 0 if images.shell_job else -1
-        with rpc.Criu(self.program, fds=fds, stdin=stdin, prepare=self._prepare) as criu:
+        with KeptOptions(), rpc.Criu(self.program, fds=fds, stdin=stdin, prepare=self._prepare) as criu:
             self.criu = criu
             self.cgroup.add(criu.pid)
             if self.cgroup.made_by_joining:

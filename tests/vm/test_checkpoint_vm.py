@@ -75,7 +75,6 @@ def is_gone(runtime: Runtime, container: str) -> bool:
     return result.code == 1 and "does not exist" in result.err
 
 
-@pytest.mark.vm_short
 def test_a_counter_goes_on_counting(runtime: Runtime, bundle: Bundle, host: Host, images: Path,
                                     tmp_path: Path) -> None:
     """runc-checkpoint(8), runc-restore(8): what was in memory is there again, in a container of the same id."""
