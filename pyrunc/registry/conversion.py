@@ -57,13 +57,18 @@ class Overrides:
 
 
 def convert(image: Image, root_fd: int, overrides: Overrides, ownership: Ownership, *,
-            warn: Callable[[str], None] = lambda text: None) -> Config:
-    """The config.json; names are looked up below `root_fd`, the unpacked root.  Raises ImageError."""
+            warn: Callable[[str], None] = lambda text: None, command_needed: bool = False) -> Config:
+    """The config.json; names are looked up below `root_fd`, the unpacked root.  Raises ImageError.
+
+    An image that names no command gets a shell, unless one is needed.
+    """
     inner = image.config.inner
     config = default_config(ownership.squash, os.geteuid(), os.getegid())
     process = config["process"]
     process["terminal"] = overrides.terminal
-    process["args"] = arguments(inner, overrides)
+    process["args"] = arguments(inner, overrides) or ([] if command_needed else ["sh"])
+    if not process["args"]:
+        raise ImageError("the image names no command", hint="give one after the image's name")
     process["cwd"] = _workdir(overrides.workdir or inner.get("WorkingDir") or "/")
     process["env"] = _environment(inner.get("Env") or [], overrides)
     uid, gid, additional = users.resolve(root_fd, overrides.user or inner.get("User") or "")
@@ -92,13 +97,9 @@ def convert(image: Image, root_fd: int, overrides: Overrides, ownership: Ownersh
 def arguments(inner: dict[str, Any], overrides: Overrides) -> list[str]:
     """Entrypoint and Cmd; words of the command line take Cmd's place, --entrypoint both's."""
     if overrides.entrypoint is not None:
-        return [*([overrides.entrypoint] if overrides.entrypoint else []), *overrides.args] or _nothing()
+        return [*([overrides.entrypoint] if overrides.entrypoint else []), *overrides.args]
     command = overrides.args or inner.get("Cmd") or []
-    return [*(inner.get("Entrypoint") or []), *command] or _nothing()
-
-
-def _nothing() -> list[str]:
-    raise ImageError("the image names no command", hint="give one after the image's name")
+    return [*(inner.get("Entrypoint") or []), *command]
 
 
 def _workdir(text: str) -> str:

@@ -68,7 +68,7 @@ class Unpacker:
                     self._overlay(image, path)
                 else:
                     self._copy(image, path)
-                self._configure(image, path, overrides)
+                self._configure(image, path, overrides, kind == "container")
                 if backend == "copy":
                     snapshot(f"{path}/rootfs", f"{path}/{SNAPSHOT}")
                 with open(f"{path}/{RECORD}", "w") as file:
@@ -113,10 +113,11 @@ class Unpacker:
 
     # What else belongs to a bundle
 
-    def _configure(self, image: Image, path: str, overrides: Overrides) -> None:
+    def _configure(self, image: Image, path: str, overrides: Overrides, command_needed: bool) -> None:
         root = os.open(f"{path}/rootfs", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            config = conversion.convert(image, root, overrides, self.ownership, warn=self.warn)
+            config = conversion.convert(image, root, overrides, self.ownership, warn=self.warn,
+                                        command_needed=command_needed)
             taken = {mount["destination"].rstrip("/") for mount in overrides.mounts}
             for number, destination in enumerate(conversion.volumes(image)):
                 if destination not in taken:

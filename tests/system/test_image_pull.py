@@ -145,10 +145,16 @@ def test_debian_in_many_layers(registry: Registry, images: Images, request: pyte
         images.ok("umount", "--rm", tmp_path / "overlay")
     run("umoci", "unpack", "--image", f"{layout}:deb", tmp_path / "umoci")
     assert differences(ours, tree(tmp_path / "umoci/rootfs")) == {}
+    started = time.time_ns()
     podman = registries.Podman()
     try:
         podman("pull", "--tls-verify=false", name)
-        assert differences(ours, tree(Path(podman("image", "mount", name).stdout.strip()))) == {}
+        # But for the times of directories that a layer only removes from: podman gives them that of the pull.
+        left = {path: pair for path, pair in
+                differences(ours, tree(Path(podman("image", "mount", name).stdout.strip()))).items()
+                if None in pair or pair[0][0][0] != "d" or pair[1][3] < started or
+                (*pair[0][:3], *pair[0][4:]) != (*pair[1][:3], *pair[1][4:])}
+        assert left == {}
     finally:
         podman.close()
     assert len(ours) > 5000

@@ -174,6 +174,18 @@ def test_run(images: Images, name: str, tmp_path: Path) -> None:
     assert os.listdir(images.store / "uses") == []
 
 
+def test_an_image_without_a_command(images: Images, tmp_path: Path) -> None:
+    """Unpacked it gets a shell; run, one has to be given."""
+    run("tar", "-C", "/bin", "-cf", tmp_path / "root.tar", "busybox")
+    images.ok("import", tmp_path / "root.tar", "bare:1")
+    images.ok("unpack", "bare:1", tmp_path / "bundle")
+    assert json.loads((tmp_path / "bundle/config.json").read_text())["process"]["args"] == ["sh"]
+    result = images("run", "--rm", "bare:1")
+    assert result.code == 1 and "the image names no command (give one after the image's name)" in result.err
+    assert images.ok("run", "--rm", "bare:1", "/busybox", "echo", "yes") == "yes\n"
+    assert os.listdir(images.store / "containers") == []
+
+
 def test_run_fails_and_leaves_nothing(images: Images, name: str) -> None:
     result = images("run", name, "no-such-program")
     assert result.code == 1 and "no-such-program" in result.err
