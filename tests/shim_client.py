@@ -51,11 +51,14 @@ class Events:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
-            self._forwarded(connection)
+            try:
+                self._forwarded(connection)
+            except OSError:  # its shim was killed
+                pass
 
     def _forwarded(self, connection: socket.socket) -> None:
         decoder = ttrpc.Decoder()
-        while data := self._receive(connection):
+        while data := connection.recv(65536):
             for frame in decoder.feed(data):
                 request = Request.decode(frame.data)
                 assert (request.service, request.method) == ("containerd.services.events.ttrpc.v1.Events", "Forward")
@@ -69,13 +72,6 @@ class Events:
                 name = envelope.event.type_url.removeprefix("containerd.events.")
                 self.seen.append((envelope.topic, getattr(m, name).decode(envelope.event.value)))
                 connection.sendall(ttrpc.encode_response(frame.stream, b""))
-
-    @staticmethod
-    def _receive(connection: socket.socket) -> bytes:
-        try:
-            return connection.recv(65536)
-        except OSError:  # its shim was killed
-            return b""
 
     def topics(self, container_id: str) -> list[str]:
         """The topics of a container's events, in order, without the `/tasks/` before them."""

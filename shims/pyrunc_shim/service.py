@@ -11,19 +11,17 @@ import os
 
 from pyrunc._version import __version__
 from pyrunc.errors import ContainerNotFound, PyruncError
-from pyrunc.events import open_oom
 from pyrunc.lifecycle import Container
 from pyrunc.state import check_id
 
 from . import messages as m
 from . import metrics, operations, options, ttrpc
 from .codec import DecodeError
-from .publisher import now
+from .exits import Exits
 from .server import LATER
 from .stdio import Stdio, Streams
 from .task import Process, Task
 from .ttrpc import RpcError
-from .worker import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
 NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 _DRAIN_SECONDS = 10.0  # for output that is on its way when a process is deleted, as the reference
-_KILL_SECONDS = 10.0  # for the processes of Exec to follow the init
 
 
 def _failure(error: PyruncError, what: str = "", code: int = ttrpc.UNKNOWN) -> RpcError:
@@ -51,19 +48,15 @@ def _failure(error: PyruncError, what: str = "", code: int = ttrpc.UNKNOWN) -> R
 class Service:
     """The containers of this shim, by id."""
 
-    __slots__ = ("_by_pid", "_loop", "_namespace", "_publisher", "_shut_down", "_tasks", "_unclaimed", "_workers")
+    __slots__ = ("_exits", "_loop", "_namespace", "_publisher", "_shut_down", "_tasks")
 
     def __init__(self, loop: Loop, publisher: Publisher, namespace: str, shut_down: Callable[[], object]) -> None:
         self._loop = loop
         self._publisher = publisher
         self._namespace = namespace
         self._shut_down = shut_down
-        self._workers = Workers(loop)
+        self._exits = Exits(loop, publisher)
         self._tasks: dict[str, Task] = {}
-        self._by_pid: dict[int, tuple[Task, Process]] = {}
-        # Exits of processes that nobody has told us the pids of yet.
-        self._unclaimed: dict[int, tuple[int, m.Timestamp]] = {}
-        loop.on_child = self._reaped
 
     def services(self) -> dict[str, Methods]:
         """For the server."""
@@ -151,11 +144,11 @@ class Service:
                 return
             if request.checkpoint:
                 task.checkpoint = request.checkpoint
-                self._work(lambda: operations.mount(task.bundle, request.rootfs), mounted)
+                self._exits.work(lambda: operations.mount(task.bundle, request.rootfs), mounted)
                 return
             console = stdio.console
-            self._work(lambda: operations.create(task.id, task.bundle, task.root, request.rootfs, wanted, console),
-                       created, stdio)
+            self._exits.work(lambda: operations.create(task.id, task.bundle, task.root, request.rootfs, wanted,
+                                                       console), created, stdio)
 
         def created(result: dict[str, Any], error: PyruncError | None) -> None:
             stdio.started()
@@ -180,7 +173,7 @@ class Service:
                 io=m.TaskIO(stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr,
                             terminal=streams.terminal), pid=init.pid))
             call.answer(m.CreateTaskResponse(pid=init.pid))
-            self._told(task, init)
+            self._exits.told(task, init)
 
         stdio.open(task.id, self._namespace, ready)
         return LATER
@@ -189,106 +182,12 @@ class Service:
         """The container is there, its init's pid known."""
         task.init.pid = result["pid"]
         task.own_pids = result["own_pids"]
-        self._claim(task, task.init)
+        self._exits.claim(task, task.init)
         try:
             task.container = Container.load(task.id, task.root, operations.report)
-            self._watch_oom(task)
+            self._exits.watch_oom(task)
         except PyruncError as failure:
             operations.report("warning", f"{task.id}: {failure}")
-
-    def _work(self, work: Callable[[], dict[str, Any] | None], done: Callable[[dict[str, Any], PyruncError | None],
-              object], stdio: Stdio | None = None) -> None:
-        """In a worker, with the process's streams where it starts one."""
-        child = stdio.child if stdio else None
-        keep = (stdio.console,) if stdio is not None and stdio.console >= 0 else ()
-
-        def finished(result: dict[str, Any], error: PyruncError | None) -> None:
-            try:
-                done(result, error)
-            finally:
-                if not self._workers.busy:
-                    self._unclaimed.clear()
-
-        self._workers.start(work, finished, stdio=child, keep=keep)
-
-    def _watch_oom(self, task: Task) -> None:
-        if task.container is None:
-            return
-        watch = open_oom(task.container)
-        if watch is None:
-            return
-        task.oom = watch
-
-        def ready(_events: int) -> None:
-            self._look_for_oom(task)
-            if watch.gone and task.oom is not None:
-                self._forget_oom(task)
-
-        self._loop.watch(watch.fd, watch.mask, ready)
-
-    def _look_for_oom(self, task: Task) -> None:
-        if task.oom is not None and task.oom.happened():
-            self._publisher.publish(m.TaskOOM(container_id=task.id))
-
-    def _forget_oom(self, task: Task) -> None:
-        if task.oom is not None:
-            self._loop.forget(task.oom.fd)
-            task.oom.close()
-            task.oom = None
-
-    # Exits
-
-    def _claim(self, task: Task, process: Process) -> None:
-        """From now on the exit of this pid is the process's; it may have come in already."""
-        gone = self._unclaimed.pop(process.pid, None)
-        if gone is None:
-            self._by_pid[process.pid] = (task, process)
-        else:
-            process.exit = gone
-
-    def _reaped(self, pid: int, status: int) -> None:
-        if self._workers.exited(pid):
-            return
-        code = os.waitstatus_to_exitcode(status)
-        gone = (128 - code if code < 0 else code, now())
-        entry = self._by_pid.pop(pid, None)
-        if entry is not None:
-            task, process = entry
-            process.exit = gone
-            if not process.starting and not (process is task.init and task.kills):
-                self._exited(task, process)
-        elif self._workers.busy:
-            self._unclaimed[pid] = gone
-
-    def _told(self, task: Task, process: Process) -> None:
-        """The start of the process has been told: its exit may be."""
-        process.starting = False
-        if process.exit is not None and not (process is task.init and task.kills):
-            self._exited(task, process)
-
-    def _exited(self, task: Task, process: Process) -> None:
-        if process is not task.init:
-            self._publish_exit(task, process)
-            if task.init.exit is not None and not task.kills and not task.running_execs():
-                self._publish_exit(task, task.init)
-            return
-        if not task.own_pids:  # nobody dies with it
-            self._work(lambda: operations.kill(task.id, task.root, 9, True), lambda _result, _error: None)
-        if not task.running_execs():
-            self._publish_exit(task, process)
-            return
-        # Theirs is told first; should one not die, it doesn't hold up the init's.
-        self._loop.later(_KILL_SECONDS, lambda: self._publish_exit(task, process))
-
-    def _publish_exit(self, task: Task, process: Process) -> None:
-        if process.published or process.exit is None:
-            return
-        self._look_for_oom(task)  # which is told before
-        code, when = process.exit
-        self._publisher.publish(m.TaskExit(container_id=task.id, id=process.exec_id or task.id, pid=process.pid,
-                                           exit_status=code, exited_at=when))
-        process.stdio.close_stdin()
-        process.stopped()
 
     # Start, Exec
 
@@ -313,9 +212,9 @@ class Service:
                 process.status = m.RUNNING
                 self._publisher.publish(m.TaskStart(container_id=task.id, pid=process.pid))
                 call.answer(m.StartResponse(pid=process.pid))
-            self._told(task, process)
+            self._exits.told(task, process)
 
-        self._work(lambda: operations.start(task.id, task.root), started)
+        self._exits.work(lambda: operations.start(task.id, task.root), started)
         return LATER
 
     def _restore(self, call: Call, task: Task) -> None:
@@ -337,10 +236,10 @@ class Service:
             init.status = m.RUNNING
             self._publisher.publish(m.TaskStart(container_id=task.id, pid=init.pid))
             call.answer(m.StartResponse(pid=init.pid))
-            self._told(task, init)
+            self._exits.told(task, init)
 
-        self._work(lambda: operations.restore_container(task.id, task.bundle, task.root, task.checkpoint, task.options,
-                                                        console), restored, stdio)
+        self._exits.work(lambda: operations.restore_container(task.id, task.bundle, task.root, task.checkpoint,
+                                                              task.options, console), restored, stdio)
 
     def exec(self, _call: Call, request: m.ExecProcessRequest) -> Message | None:
         task = self._task(request.id)
@@ -374,8 +273,9 @@ class Service:
                 fail(error)
                 return
             console = stdio.console
-            self._work(lambda: operations.start_exec(task.id, task.root, process.spec, stdio.streams.terminal,
-                                                     f"{task.bundle}/{process.exec_id}.pid", console), started, stdio)
+            self._exits.work(lambda: operations.start_exec(
+                task.id, task.root, process.spec, stdio.streams.terminal, f"{task.bundle}/{process.exec_id}.pid",
+                console), started, stdio)
 
         def started(result: dict[str, Any], error: PyruncError | None) -> None:
             stdio.started()
@@ -383,7 +283,7 @@ class Service:
                 fail(error)
                 return
             process.pid = result["pid"]
-            self._claim(task, process)
+            self._exits.claim(task, process)
             stdio.take_terminal(finish)
 
         def finish(error: PyruncError | None) -> None:
@@ -392,7 +292,7 @@ class Service:
             process.status = m.RUNNING
             self._publisher.publish(m.TaskExecStarted(container_id=task.id, exec_id=process.exec_id, pid=process.pid))
             call.answer(m.StartResponse(pid=process.pid))
-            self._told(task, process)
+            self._exits.told(task, process)
 
         stdio.open(task.id, self._namespace, ready)
 
@@ -425,10 +325,10 @@ class Service:
                 call.answer()
             task.kills -= 1
             if not task.kills and not task.init.starting and task.init.exit is not None:
-                self._exited(task, task.init)
+                self._exits.exited(task, task.init)
 
         task.kills += 1
-        self._work(lambda: operations.kill(task.id, task.root, request.signal, request.all), done)
+        self._exits.work(lambda: operations.kill(task.id, task.root, request.signal, request.all), done)
 
     def _operate(self, call: Call, work: Callable[[], None], event: Message | None = None,
                  then: Callable[[], object] | None = None) -> None:
@@ -444,7 +344,7 @@ class Service:
                 self._publisher.publish(event)
             call.answer()
 
-        self._work(work, done)  # type: ignore[arg-type,unused-ignore]
+        self._exits.work(work, done)  # type: ignore[arg-type,unused-ignore]
 
     def delete(self, call: Call, request: m.DeleteRequest) -> Message:
         task = self._task(request.id)
@@ -475,16 +375,16 @@ class Service:
                 call.fail(_failure(error))
                 return
             if process.exit is not None and not process.published:  # deleted before it was started
-                self._publish_exit(task, process)
+                self._exits.publish(task, process)
             self._publisher.publish(m.TaskDelete(container_id=task.id, pid=process.pid, exit_status=answer.exit_status,
                                                  exited_at=answer.exited_at, id=task.id))
-            self._forget_oom(task)
+            self._exits.forget_oom(task)
             self._tasks.pop(task.id, None)
             task.close()
             call.answer(answer)
 
         force = not process.published  # one that was only created
-        self._work(lambda: operations.delete(task.id, task.root, task.bundle, force), deleted)
+        self._exits.work(lambda: operations.delete(task.id, task.root, task.bundle, force), deleted)
 
     # The rest
 
