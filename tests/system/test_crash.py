@@ -156,7 +156,7 @@ def test_a_crash_does_not_reach_a_cgroup_that_was_not_taken_yet(runtime: Runtime
     first = runtime.create(bundle.args("sleep", "100"))
     assert runtime("start", first).code == 0
     second = runtime.new_id()
-    killed_at(runtime.command("create", "--bundle", bundle.path, second), tmp_path / "trace", "mkdir", 3)
+    killed_at(runtime.command("create", "--bundle", bundle.path, second), tmp_path / "trace", "mkdir", 2)
     assert runtime("delete", "--force", second).code == 0
     assert runtime.state(first)["status"] == "running"
 

@@ -164,6 +164,9 @@ def test_another_containers_stdin_sees_its_end(box: Box) -> None:
     shim.delete("c1")
     reader.join(20)
     assert output == [b"all of it"]
+    shim.kill("slow")
+    shim.wait("slow")
+    shim.delete("slow")
 
 
 def test_files(box: Box) -> None:
