@@ -235,7 +235,7 @@ def _enter(plan: InitPlan, root: RootFs) -> str:
     if process is not None and process.terminal:
         size = process.config.get("consoleSize")
         console.set_up(root, plan.console_fd, (size["height"], size["width"]) if size else None, process.uid)
-    elif process is not None:
+    elif process is not None and plan.devices:  # not in a /dev bound from outside, which is left alone
         devices.own_null(root)
     if not root.private:
         rootfs.change_root(root)
