@@ -315,10 +315,13 @@ class Store:
 
     def temporary(self) -> tuple[str, int]:
         """A new file on the store's file system, its path and descriptor; locked, so that `sweep` leaves it alone."""
-        path = f"{self.partial}/new-{os.getpid()}-{time.monotonic_ns()}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return path, fd
+        while True:
+            path = f"{self.partial}/new-{os.getpid()}-{time.monotonic_ns()}"
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return path, fd
+            os.close(fd)  # another process swept it away before it was locked
 
     def sweep(self) -> None:
         """Remove the files of `temporary` that a process left behind when it was killed."""

@@ -50,34 +50,37 @@ class Transfer:
         chain = chain_ids(image.config.diff_ids)
         new: dict[int, NewLayer] = {}
         first: dict[str, int] = {}
+        again: list[int] = []
         tasks: list[Callable[[], None]] = []
         try:
+            if unpack:
+                # From the base up, before any work: two pulls that each hold a layer the other waits for never end.
+                for number, chain_id in enumerate(chain):
+                    place = layers.begin(chain_id)
+                    if place is not None:
+                        new[number] = place
             for number, layer in enumerate(image.manifest.layers):
-                wanted = unpack and not layers.ready(chain[number])
                 if layer.digest not in first:
                     first[layer.digest] = number
                     self.progress.start(layer.digest, layer.size)
-                    tasks.append(partial(self._layer, image, number, layer, layers if wanted else None, chain[number],
-                                         new))
+                    tasks.append(partial(self._layer, image, number, layer, new.get(number)))
+                elif number in new:
+                    again.append(number)
             self._run(tasks)
             # The same layer twice in an image: the second is another one, on top of others.
-            for number, layer in enumerate(image.manifest.layers):
-                if unpack and number not in new and not layers.ready(chain[number]):
-                    self._layer(image, number, layer, layers, chain[number], new)
-                if number in new:
-                    new[number].finish(chain[:number])
+            for number in again:
+                self._layer(image, number, image.manifest.layers[number], new[number])
+            for number in sorted(new):
+                new[number].finish(chain[:number])
         finally:
             for layer_in_progress in new.values():
                 layer_in_progress.abandon()
 
-    def _layer(self, image: Image, number: int, layer: Descriptor, layers: Layers | None, chain_id: str,
-               new: dict[int, NewLayer]) -> None:
-        what = f"{image.name}: layer {layer.digest}"
-        place = layers.begin(chain_id) if layers is not None else None
+    def _layer(self, image: Image, number: int, layer: Descriptor, place: NewLayer | None) -> None:
         if place is None:
             self._fetch(layer)
             return
-        new[number] = place
+        what = f"{image.name}: layer {layer.digest}"
         diff_id = image.config.diff_ids[number]
 
         def extractor() -> Extractor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -188,6 +189,38 @@ def test_several_processes_at_once(registry: Registry, images: Images) -> None:
     assert [(result.code, result.err) for result in results] == [(0, "")] * 4
     assert len({result.out for result in results}) == 1
     assert images.leftovers() == [] and images.unreachable() == set()
+
+
+def test_a_pull_that_waits_for_a_layer_holds_none_above_it(registry: Registry, images: Images) -> None:
+    """Of two pulls at once neither may hold a layer that the other waits for, while it waits itself."""
+    name = f"{registry.host}/test/bb:1"
+    images.ok("pull", name)
+    chain = sorted(path.name for path in (images.store / "layers").iterdir())
+    base = json.loads(images.ok("inspect", "--config", name))["rootfs"]["diff_ids"][0].partition(":")[2]
+    assert base in chain and len(chain) > 2
+    run("rm", "-rf", images.store)
+    images.ok("ls")  # makes the store
+    held = images.store / "layers" / f"new-{base}"
+    held.mkdir()
+    lock = os.open(held, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    process = subprocess.Popen(images.command("pull", "--quiet", name), env=images.environment,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        def waits() -> bool:
+            assert process.poll() is None, process.communicate()
+            return str(held) in subprocess.run(["find", f"/proc/{process.pid}/fd", "-printf", "%l\n"],
+                                               capture_output=True, text=True).stdout.splitlines()
+
+        wait_for(waits, "the pull waits for the lowest layer")
+        time.sleep(0.5)  # for what it shouldn't do meanwhile
+        assert images.leftovers() == [f"new-{base}"]
+        os.close(lock)
+        assert process.wait(60) == 0, process.communicate()
+    finally:
+        process.kill()
+        process.communicate()
+    assert sorted(path.name for path in (images.store / "layers").iterdir()) == chain
 
 
 def test_a_pull_killed_anywhere_goes_on(registry: Registry, images: Images, layout: Path, tmp_path: Path,
