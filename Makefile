@@ -25,6 +25,8 @@ TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bi
 	tmux groff-base zsh fish libseccomp2 golang-go $(VM_PACKAGES) $(IMAGE_PACKAGES) $(CLIENT_PACKAGES)
 # What checkpoints and their tests need.
 TEST_PACKAGES += criu iptables gcc libc6-dev tar
+# Networks and their tests.
+TEST_PACKAGES += nftables iproute2 util-linux containernetworking-plugins slirp4netns passt
 
 SOURCES := $(shell find pyrunc shims launcher tools docs/man docs/completion setup.py pyproject.toml \
 	-name __pycache__ -prune -o -type f ! -name '*.so' -print)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the image tests: registries that live as long as a module, an image, a store for each test."""
+"""Fixtures: registries that live as long as a module, an image, a store for each test; a lab of network namespaces."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import netlab as network_lab
 import pytest
 import registries
 from registries import Images, Registry, run
@@ -28,3 +29,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory, layout: Path) -> Iterator
 @pytest.fixture
 def images(tmp_path: Path) -> Images:
     return Images(tmp_path / "images")
+
+
+@pytest.fixture
+def netlab(tmp_path: Path) -> Iterator[network_lab.Lab]:
+    """A lab of network namespaces, gone after the test."""
+    with network_lab.lab(tmp_path) as lab:
+        yield lab
