@@ -117,7 +117,7 @@ static const char *const plain_options[] = {
 // command is safe before it is fast.
 static const char *const outside_commands[] = {
 	"state", "start", "kill", "delete", "list", "ps", "pause", "resume", "update", "events",
-	"spec", "features", "explain", "help",
+	"spec", "features", "explain", "net", "help",
 };
 
 static bool

@@ -24,7 +24,7 @@ VALUE_OPTIONS = ("--root", "--log", "--log-format", "--log-level", "--rootless",
 PLAIN_OPTIONS = ("--debug", "--systemd-cgroup", "--version", "-v", "-V", "--help", "-h")
 OUTSIDE_COMMANDS = (
     "state", "start", "kill", "delete", "list", "ps", "pause", "resume", "update", "events",
-    "spec", "features", "explain", "help",
+    "spec", "features", "explain", "net", "help",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@
     │   └── ContainerNotFound
     ├── KernelError       a system call failed
     ├── HookError         a hook failed
+    ├── NetworkError      a network or an attachment is not as the operation needs it
     └── ImageError        an image, a layer or the store is not as it has to be
         └── RegistryError     a registry refused, or could not be reached
 
@@ -113,6 +114,10 @@ class HookError(PyruncError):
     """A hook exited non-zero, was killed or timed out."""
 
 
+class NetworkError(PyruncError):
+    """A network, an address or an attachment is not as the operation needs it."""
+
+
 class ImageError(PyruncError):
     """An image, a layer or the store of images is not as it has to be."""
 
@@ -143,7 +148,7 @@ def kernel_error(what: str, error: OSError, *, syscall: str = "", pointer: str =
 _CLASSES: dict[str, type[PyruncError]] = {
     cls.__name__: cls
     for cls in (PyruncError, UsageError, BundleError, ConfigError, ContainerError, ContainerExists,
-                ContainerNotFound, KernelError, HookError, ImageError, RegistryError)
+                ContainerNotFound, KernelError, HookError, NetworkError, ImageError, RegistryError)
 }
 
 

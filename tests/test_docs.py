@@ -17,14 +17,14 @@ import pytest
 from attacks import rows_of
 from support import Bundle, Host, Runtime
 
-from pyrunc.cli import COMMANDS, GLOBAL_OPTIONS
-from pyrunc.cli.image import SUBCOMMANDS
+from pyrunc.cli import COMMANDS, GLOBAL_OPTIONS, image, net
 from pyrunc.cli.options import HELP, parse
 from pyrunc.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAN = ROOT / "docs" / "man"
+GROUPS = {"image": image.SUBCOMMANDS, "net": net.SUBCOMMANDS}  # commands that have commands of their own
 COMPLETION = ROOT / "docs" / "completion"
 NOT_OURS = {".git", ".venv", "venv", "build", "dist", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache",
             ".hypothesis"}
@@ -68,7 +68,7 @@ def test_the_manual_page_renders() -> None:
         assert re.search(rf"^ +--{option.name}\b", text, re.M), option.name
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "image"])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in GROUPS])
 def test_a_commands_page_renders(command: str) -> None:
     """Every option is in it, and no other."""
     text = page(f"pyrunc-{command}")
@@ -79,11 +79,12 @@ def test_a_commands_page_renders(command: str) -> None:
     assert told == {option.name for option in (*options, HELP) if not option.hidden}
 
 
-def test_the_image_commands_page_renders() -> None:
-    text = page("pyrunc-image")
-    for command in SUBCOMMANDS:
-        assert re.search(rf"^ +pyrunc image {command}\b", text, re.M), command
-        for option in importlib.import_module(f"pyrunc.cli.image_{command}").OPTIONS:
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_groups_page_renders(group: str) -> None:
+    text = page(f"pyrunc-{group}")
+    for command in GROUPS[group]:
+        assert re.search(rf"^ +pyrunc {group} {command}\b", text, re.M), command
+        for option in importlib.import_module(f"pyrunc.cli.{group}_{command}").OPTIONS:
             assert (f"--{option.name}" in text) != option.hidden
 
 
@@ -103,6 +104,7 @@ def test_fish_completes() -> None:
     assert completed("pyrunc --log-format ") == ["json", "text"]
     assert completed("pyrunc state w") == ["web", "worker"]
     assert completed("pyrunc image pul") == ["pull"]
+    assert completed("pyrunc net at") == ["attach"]
 
 
 def test_zsh_completes() -> None:
@@ -146,6 +148,10 @@ def test_zsh_completes() -> None:
     (["pyrunc", "exec", "--cap", "CAP_X", "--no"], ["--no-new-privs"]),
     (["pyrunc", "exec", "web", "--no"], []),
     (["pyrunc", "exec", "web", "ls", "-l", "pyp"], ["pyproject.toml"]),
+    (["pyrunc", "image", "pu"], ["pull", "push"]),
+    (["pyrunc", "net", "at"], ["attach"]),
+    (["pyrunc", "net", "attach", "w"], ["web", "worker"]),
+    (["pyrunc", "net", "create", "--driver", "mac"], ["macvlan"]),
 ], ids=" ".join)
 def test_bash_completes(words: list[str], expected: list[str]) -> None:
     script = f"""
@@ -190,11 +196,11 @@ def test_every_command_shown_exists() -> None:
         if rest[0] == "help":
             continue
         assert rest[0] in COMMANDS, f"{document}: {line}"
-        if rest[0] == "image":
+        if rest[0] in GROUPS:
             if inline and len(rest) == 1:
                 continue
-            assert rest[1] in SUBCOMMANDS, f"{document}: {line}"
-            rest = [f"image {rest[1]}", *rest[2:]]
+            assert rest[1] in GROUPS[rest[0]], f"{document}: {line}"
+            rest = [f"{rest[0]} {rest[1]}", *rest[2:]]
         module = importlib.import_module(f"pyrunc.cli.{rest[0].replace(' ', '_')}")
         try:
             parse(rest[1:], module.OPTIONS, module.ARGUMENTS, rest[0])

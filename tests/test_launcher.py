@@ -145,6 +145,7 @@ def test_other_commands_are_not_copied(command: Path) -> None:
     (["--unknown", "state"], True),
     (["-x", "state"], True),
     (["some-new-command"], True),
+    (["net", "attach", "x", "y"], False),
     (["--version"], False),
     ([], False),
     (["--root"], False),

@@ -19,10 +19,9 @@ sys.path.insert(0, str(HERE))
 
 from pyrunc._version import OCI_VERSION, __version__  # noqa: E402
 from pyrunc.cli import COMMANDS, GLOBAL_OPTIONS  # noqa: E402
-from pyrunc.cli.image import SUBCOMMANDS  # noqa: E402
 from pyrunc.cli.options import HELP, Option  # noqa: E402
 from tools import completions  # noqa: E402
-from tools.completions import tables  # noqa: E402
+from tools.completions import GROUPS, tables  # noqa: E402
 
 MAN = HERE / "docs" / "man"
 COMPLETION = HERE / "docs" / "completion"
@@ -56,6 +55,7 @@ NOTES = {
     "explain": "Each line is a step: the place in config.json (a JSON pointer) and what is done. It needs no "
                "privilege. pyrunc --debug create logs the same lines.",
     "image": "Its own commands are in pyrunc-image(8).",
+    "net": "Its own commands are in pyrunc-net(8).",
     "spec": "An existing config.json is never overwritten.",
     "features": "The document is described in the specification's features.md.",
     "list": "As a table, as JSON, or ids only.",
@@ -110,6 +110,34 @@ IMAGE_NOTES = {
     "mount": "With a bundle alone its rootfs is mounted again, as after a restart of the machine.",
     "umount": "A bundle stays, with what was changed in it; --rm removes it.",
 }
+NET_DESCRIPTION = """\
+A network is a bridge of the host with a range of addresses (or macvlan or ipvlan devices on one of the host's devices).
+A container in it has a device, an address and a name that the others know it by; it reaches the outside with the host's
+address, and is reached by the ports that are published for it. Networks can't reach each other.
+
+The container may be of any runtime: pyrunc's go by their id, others by a network namespace. The network default is made
+when it is first used.
+
+Rules are in the tables inet pyrunc and bridge pyrunc of nftables."""
+
+NET_NOTES = {
+    "create": "It prints the name. The bridge itself is made when the first container comes.",
+    "ls": "An open network is one that others can reach.",
+    "inspect": "With the containers in it, their addresses and published ports.",
+    "rm": "A network that containers are in is refused without --force. Those that have gone don't count.",
+    "prune": "It prints what it has removed. Addresses of containers that have gone are free again.",
+    "attach": "It prints the addresses. With --netns the container's name may be left out: it is then the "
+              "namespace's. A port without one of the host gets one that is free. An error undoes everything.",
+    "detach": "All of it is undone. No harm if it has been before, or if the container has gone.",
+    "port": "As docker port does.",
+    "reload": "For who has flushed the ruleset. Connections go on.",
+}
+NET_FILES = (
+    ("/var/lib/pyrunc/net", "What is known of networks, addresses and containers; $XDG_DATA_HOME/pyrunc/net for an "
+                            "ordinary user."),
+)
+NET_ENVIRONMENT = {"PYRUNC_NET_ROOT": "Another place for what is known of networks; --net-root comes before it."}
+
 IMAGE_FILES = (
     ("/var/lib/pyrunc/images", "The store; $XDG_DATA_HOME/pyrunc/images for an ordinary user. Its directory oci is an "
                                "OCI image layout."),
@@ -239,17 +267,27 @@ def command_man(command: str) -> str:
     return "\n".join([*lines, ".SH SEE ALSO", ".BR pyrunc (8)", ""])
 
 
-def image_man() -> str:
-    """The page of the image commands, which are one subject."""
+def group_man(group: str, description: str, notes: dict[str, str], end: list[str]) -> str:
+    """The page of commands that are one subject."""
     lines = [
-        *head("pyrunc-image", "images: from a registry to a bundle, and back"),
-        ".SH SYNOPSIS", ".B pyrunc image", "\\fICOMMAND\\fR [\\fIoptions\\fR] [\\fIarguments\\fR]",
-        ".SH DESCRIPTION", *paragraphs(IMAGE_DESCRIPTION), ".SH COMMANDS", escape("Each takes --help, -h as well."),
+        *head(f"pyrunc-{group}", COMMANDS[group]),
+        ".SH SYNOPSIS", f".B pyrunc {group}", "\\fICOMMAND\\fR [\\fIoptions\\fR] [\\fIarguments\\fR]",
+        ".SH DESCRIPTION", *paragraphs(description), ".SH COMMANDS", escape("Each takes --help, -h as well."),
     ]
-    for command, summary in SUBCOMMANDS.items():
-        lines += command_lines(f"image {command}", summary, IMAGE_NOTES[command])
-    lines += [".SH FILES", *tagged(IMAGE_FILES)]
-    return "\n".join([*lines, ".SH SEE ALSO", ".BR pyrunc (8),", ".BR skopeo (1),", ".BR umoci (1)", ""])
+    for command, summary in GROUPS[group].items():
+        lines += command_lines(f"{group} {command}", summary, notes[command])
+    return "\n".join([*lines, *end, ""])
+
+
+def image_man() -> str:
+    return group_man("image", IMAGE_DESCRIPTION, IMAGE_NOTES, [
+        ".SH FILES", *tagged(IMAGE_FILES), ".SH SEE ALSO", ".BR pyrunc (8),", ".BR skopeo (1),", ".BR umoci (1)"])
+
+
+def net_man() -> str:
+    return group_man("net", NET_DESCRIPTION, NET_NOTES, [
+        ".SH ENVIRONMENT", *tagged(NET_ENVIRONMENT.items()), ".SH FILES", *tagged(NET_FILES),
+        ".SH SEE ALSO", ".BR pyrunc (8),", ".BR nft (8),", ".BR ip\\-netns (8)"])
 
 
 def main_man() -> str:
@@ -272,9 +310,10 @@ def main_man() -> str:
 
 def documents() -> dict[Path, str]:
     """What is generated, by its place."""
-    pages = {MAN / f"pyrunc-{command}.8": command_man(command) for command in COMMANDS if command != "image"}
+    pages = {MAN / f"pyrunc-{command}.8": command_man(command) for command in COMMANDS if command not in GROUPS}
     return {
         MAN / "pyrunc.8": main_man(), **pages, MAN / "pyrunc-image.8": image_man(),
+        MAN / "pyrunc-net.8": net_man(),
         COMPLETION / "pyrunc.bash": completions.bash(), COMPLETION / "_pyrunc": completions.zsh(),
         COMPLETION / "pyrunc.fish": completions.fish(),
     }

@@ -238,6 +238,54 @@ _pyrunc_values() {
 	image_umount) case $2 in
 		--store) values="<directory>"; return 0 ;;
 		esac ;;
+	net_create) case $2 in
+		--subnet) values=""; return 0 ;;
+		--gateway) values=""; return 0 ;;
+		--driver|-d) values="bridge macvlan ipvlan none"; return 0 ;;
+		--parent) values=""; return 0 ;;
+		--mode) values=""; return 0 ;;
+		--mtu) values=""; return 0 ;;
+		--dns) values=""; return 0 ;;
+		--dns-search) values=""; return 0 ;;
+		--format|-f) values="text json"; return 0 ;;
+		--net-root) values="<directory>"; return 0 ;;
+		esac ;;
+	net_ls) case $2 in
+		--format|-f) values="table json"; return 0 ;;
+		--net-root) values="<directory>"; return 0 ;;
+		esac ;;
+	net_inspect) case $2 in
+		--net-root) values="<directory>"; return 0 ;;
+		esac ;;
+	net_rm) case $2 in
+		--net-root) values="<directory>"; return 0 ;;
+		esac ;;
+	net_prune) case $2 in
+		--format|-f) values="text json"; return 0 ;;
+		--net-root) values="<directory>"; return 0 ;;
+		esac ;;
+	net_attach) case $2 in
+		--netns) values="<file>"; return 0 ;;
+		--ip) values=""; return 0 ;;
+		--mac) values=""; return 0 ;;
+		--publish|-p) values=""; return 0 ;;
+		--alias) values=""; return 0 ;;
+		--interface) values=""; return 0 ;;
+		--format|-f) values="text json"; return 0 ;;
+		--net-root) values="<directory>"; return 0 ;;
+		esac ;;
+	net_detach) case $2 in
+		--netns) values="<file>"; return 0 ;;
+		--interface) values=""; return 0 ;;
+		--net-root) values="<directory>"; return 0 ;;
+		esac ;;
+	net_port) case $2 in
+		--format|-f) values="text json"; return 0 ;;
+		--net-root) values="<directory>"; return 0 ;;
+		esac ;;
+	net_reload) case $2 in
+		--net-root) values="<directory>"; return 0 ;;
+		esac ;;
 	esac
 	return 1
 }
@@ -255,6 +303,7 @@ _pyrunc_words() {
 	image) options="--help" arguments="subcommand" ;;
 	kill) options="--help" arguments="container-id signal" ;;
 	list) options="--format --quiet --help" arguments="" ;;
+	net) options="--help" arguments="subcommand" ;;
 	pause) options="--help" arguments="container-id" ;;
 	ps) options="--format --help" arguments="container-id rest" ;;
 	restore) options="--bundle --image-path --work-path --detach --console-socket --pid-file --no-subreaper --no-pivot --tcp-established --ext-unix-sk --shell-job --file-locks --manage-cgroups-mode --empty-ns --auto-dedup --lazy-pages --lsm-profile --lsm-mount-context --help" arguments="container-id" ;;
@@ -285,6 +334,15 @@ _pyrunc_words() {
 	image_unpack) options="--backend --pull --cmd --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --uid-map --gid-map --platform --quiet --creds --tls-verify --timeout --store --help" arguments="name directory" ;;
 	image_mount) options="--platform --store --help" arguments="name directory" ;;
 	image_umount) options="--rm --store --help" arguments="directory" ;;
+	net_create) options="--subnet --gateway --ipv6 --driver --parent --mode --mtu --internal --isolate --dns --dns-search --format --net-root --help" arguments="name" ;;
+	net_ls) options="--quiet --format --net-root --help" arguments="" ;;
+	net_inspect) options="--net-root --help" arguments="name" ;;
+	net_rm) options="--force --net-root --help" arguments="name" ;;
+	net_prune) options="--all --format --net-root --help" arguments="" ;;
+	net_attach) options="--netns --ip --mac --publish --alias --interface --format --net-root --help" arguments="container-id network" ;;
+	net_detach) options="--netns --interface --net-root --help" arguments="container-id network" ;;
+	net_port) options="--format --net-root --help" arguments="container-id port" ;;
+	net_reload) options="--net-root --help" arguments="" ;;
 	help) options="" arguments=command ;;
 	esac
 }
@@ -305,8 +363,8 @@ _pyrunc() {
 		elif [[ -z $command ]]; then
 			command=$word options=""
 			_pyrunc_words "$command"
-		elif [[ $command == image ]]; then
-			command=image_$word options=""
+		elif [[ $command == @(image|net) ]]; then
+			command+=_$word options=""
 			_pyrunc_words "$command"
 		else
 			((count++))
@@ -322,14 +380,21 @@ _pyrunc() {
 	elif [[ $current == -* ]]; then
 		values=$options
 	elif [[ -z $command ]]; then
-		values="checkpoint create delete events exec explain features image kill list pause ps restore resume run spec start state update help"
+		values="checkpoint create delete events exec explain features image kill list net pause ps restore resume run spec start state update help"
 	else
 		case ${arguments[count]-} in
 		container-id) values=$(pyrunc "${root[@]}" list --quiet 2>/dev/null) ;;
 		signal) values="HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS" ;;
-		command) values="checkpoint create delete events exec explain features image kill list pause ps restore resume run spec start state update" ;;
-		subcommand) values="pull ls inspect history push run diff commit import export save load tag untag rm prune login logout unpack mount umount" ;;
-		name) [[ $command == image_* ]] && values=$(pyrunc image ls --format names 2>/dev/null) ;;
+		command) values="checkpoint create delete events exec explain features image kill list net pause ps restore resume run spec start state update" ;;
+		subcommand) case $command in
+			image) values="pull ls inspect history push run diff commit import export save load tag untag rm prune login logout unpack mount umount" ;;
+			net) values="create ls inspect rm prune attach detach port reload" ;;
+			esac ;;
+		name) case $command in
+			image_*) values=$(pyrunc image ls --format names 2>/dev/null) ;;
+			net_*) values=$(pyrunc net ls --quiet 2>/dev/null) ;;
+			esac ;;
+		network) values=$(pyrunc net ls --quiet 2>/dev/null) ;;
 		directory) values="<directory>" ;;
 		file) values="<file>" ;;
 		esac

@@ -34,6 +34,7 @@ COMMANDS = {
     "image": "images: from a registry to a bundle, and back",
     "kill": "send a signal to a container's init",
     "list": "list containers",
+    "net": "networks for containers of any runtime",
     "pause": "freeze every process of a container",
     "ps": "show the processes of a container",
     "restore": "make a container from a checkpoint",
