@@ -28,6 +28,7 @@ NAMES = tuple("CAP_" + name for name in _IN_ORDER.split())
 _NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
 SYS_ADMIN = 1 << _NUMBERS["CAP_SYS_ADMIN"]
+SYS_PTRACE = 1 << _NUMBERS["CAP_SYS_PTRACE"]
 _SETPCAP = 1 << _NUMBERS["CAP_SETPCAP"]
 _POINTER = "/process/capabilities"
 _MASK_BITS = 64  # capget(2), version 3
@@ -166,6 +167,11 @@ def apply(sets: CapabilitySets, keep: int = 0) -> None:
     except OSError as error:
         raise kernel_error("set the capabilities", error, syscall="capset", pointer=_POINTER) from None
     _apply_ambient(sets.ambient)
+
+
+def reduce(sets: CapabilitySets) -> None:
+    """Give up what `apply` was told to keep, by one call.  Raises OSError."""
+    kernel.capset(sets.effective, sets.permitted, sets.inheritable)
 
 
 def raise_effective(mask: int) -> None:

@@ -47,6 +47,14 @@ def path(cgroups_path: str, own_cgroups: str) -> str:
     return f"{MOUNT_POINT}{base}/{cgroups_path}"
 
 
+def own(own_cgroups: str) -> str:
+    """The directory of our own cgroup; the topmost one that is seen where that is outside of it."""
+    for line in own_cgroups.splitlines():
+        if line.startswith("0::/") and ".." not in line.split("/"):
+            return (MOUNT_POINT + line[3:]).rstrip("/")
+    return MOUNT_POINT
+
+
 def enable_controllers(leaf: str) -> list[str]:
     """Pass each available controller down to `leaf`; what can't be passed is told as warnings.
 

@@ -8,7 +8,7 @@ small or well-formed: past the fork the other end is a process that has entered 
 from __future__ import annotations
 
 import os
-from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET, socket
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_CREDENTIALS, SCM_RIGHTS, SO_PASSCRED, SOL_SOCKET, socket
 from _struct import unpack
 
 from .errors import PyruncError, from_data
@@ -52,14 +52,30 @@ class Channel:
             packet = os.read(self.fd, MAX_MESSAGE)
         except ConnectionResetError:
             raise Unheard from None
-        if not packet:
-            raise EOFError
-        message = parse(packet, "message")
-        if not isinstance(message, dict):
-            raise PyruncError("malformed message from the container's init")
-        if message.get("kind") == "error":
-            raise from_data(message["error"])
-        return message
+        return _message(packet)
+
+    def ask_for_senders(self) -> None:
+        """Have the kernel say of each message that is sent to this end from here on who sent it (unix(7))."""
+        connection = socket(fileno=self.fd)
+        try:
+            connection.setsockopt(SOL_SOCKET, SO_PASSCRED, 1)
+        finally:
+            connection.detach()
+
+    def receive_from(self, pid: int) -> dict[str, Any]:
+        """The next message, which has to be from process `pid`: its descriptor may have got into other hands."""
+        connection = socket(fileno=self.fd)
+        try:
+            packet, ancillary, _, _ = connection.recvmsg(MAX_MESSAGE, CMSG_SPACE(12), MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            raise Unheard from None
+        finally:
+            connection.detach()
+        senders = [unpack("=iII", content)[0] for level, kind, content in ancillary
+                   if (level, kind) == (SOL_SOCKET, SCM_CREDENTIALS)]
+        if packet and senders != [pid]:
+            raise PyruncError("a message from another process than the one that enters the container")
+        return _message(packet)
 
     def expect(self, kind: str) -> dict[str, Any]:
         """The next message, which has to be a `kind`."""
@@ -87,6 +103,17 @@ class Channel:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _message(packet: bytes) -> dict[str, Any]:
+    if not packet:
+        raise EOFError
+    message = parse(packet, "message")
+    if not isinstance(message, dict):
+        raise PyruncError("malformed message from the container's init")
+    if message.get("kind") == "error":
+        raise from_data(message["error"])
+    return message
 
 
 def _cut(text: str) -> str:

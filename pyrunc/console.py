@@ -51,8 +51,7 @@ def send_descriptor(socket_fd: int, fd: int, name: str) -> None:
 def set_up(root: RootFs, socket_fd: int, size: tuple[int, int] | None, uid: int, *, bind: bool = True) -> None:
     """Open a pty, send its master, make the other end stdin, stdout, stderr and, with `bind`, /dev/console.
 
-    `size` is (rows, columns).  The controlling terminal is taken too: the caller leads a session.
-    Raises PyruncError.
+    `size` is (rows, columns).  Raises PyruncError.
     """
     try:
         # Through our own devpts, verified: an image could have anything at /dev/ptmx or /dev/pts/N,
@@ -81,6 +80,13 @@ def set_up(root: RootFs, socket_fd: int, size: tuple[int, int] | None, uid: int,
             os.dup2(peer, fd)
         if peer > 2:
             os.close(peer)
+    except OSError as error:
+        raise kernel_error("set up the terminal", error, pointer="/process/terminal") from None
+
+
+def take_control() -> None:
+    """Make the terminal on stdin the controlling one of the session that the caller leads.  Raises KernelError."""
+    try:
         fcntl.ioctl(0, TIOCSCTTY, 0)
     except OSError as error:
         raise kernel_error("set up the terminal", error, pointer="/process/terminal") from None

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""exec: another process in a container that is there (runc-exec(8)).
+"""exec: another process in a container that is there (runc-exec(8)); the runtime's side.
 
 It joins the container's namespaces as they are, through its init, and the container's cgroup, and
-is given up if the container ends meanwhile.
+is given up if the container ends meanwhile.  The other side is in entering.py.
 
-    parent                                   the process
-    limits, OOM score, cgroup    -- go -->   keyring, terminal, scheduler, user, capabilities;
-                                 <- ready -  the program is looked up
-    pid file, pidfd              -- commit ->
-    the listener, to the agent  <- seccomp -
-                                 -- taken ->  (these two lines only where a filter notifies one)
-                                              execve
-    the channel closes, or has why it failed
-
-What it may import, and when, is as in init.py: all before the fork.
+    runtime                                  the one that gets ready
+    fork                         -------->   joins the namespaces
+                                 <- joined -
+    limits, OOM score, cgroup    -- go -->   keyring, terminal, user, capabilities;
+                                             it forks                         the process
+                                 <- ready -  that one's pid
+                                 <- found --------------------------------    looks its program up
+    pid file, pidfd              -- commit -------------------------------->
+    the listener, to the agent  <- seccomp ---------------------------------
+                                 -- taken --------------------------------->  (these two only where
+                                                                              a filter notifies one)
+    the channel closes, or has why it failed                                  execve
 """
 
 from __future__ import annotations
@@ -23,23 +25,24 @@ import gc
 import os
 import time
 
-from . import console, handover, namespaces, process
+from . import capabilities, console, entering, handover, namespaces, process
 from .channel import Unheard, pair
 from .errors import ContainerError, ContainerNotFound, PyruncError, UsageError, kernel_error
 from .linux import process as k
-from .rootfs import RootFs, change_root, open_proc
+from .linux.syscall import clone3
+from .rootfs import open_proc
 from .state import process_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any
 
     from .channel import Channel
+    from .entering import EntryPlan
     from .lifecycle import Container
-    from .namespaces import NamespacePlan
-    from .process import ProcessPlan
+    from .namespaces import Join
     from .seccomp_agent import Agent
     from .spec.types import Config, Process
 else:
@@ -86,7 +89,8 @@ def start(container: Container, wanted: Process, options: ExecOptions | None = N
 class Execution:
     """One exec on its way."""
 
-    __slots__ = ("agent", "channel", "container", "fds", "options", "pid", "process", "reap", "wrote_pid_file")
+    __slots__ = ("agent", "channel", "container", "fds", "joins", "options", "pid", "process", "reap",
+                 "wrote_pid_file")
 
     def __init__(self, container: Container, wanted: Process, options: ExecOptions,
                  reap: Callable[[int], None] | None) -> None:
@@ -95,6 +99,7 @@ class Execution:
         self.reap = reap
         self.pid = 0
         self.fds: list[int] = []
+        self.joins: list[Join] = []
         self.agent: Agent | None = None
         self.channel: Channel | None = None
         self.wrote_pid_file = False
@@ -153,27 +158,31 @@ class Execution:
         if options.console_socket:
             console_fd = self._keep(console.connect(options.console_socket))
         agent = self._connect_agent()
-        joined = self._namespaces(proc)
+        joins = self._namespaces(proc)
         self.channel, theirs = pair()
-        plan = ExecPlan(self.container, self.process, theirs, proc, self._root(proc), console_fd, keep_fds)
+        self.channel.ask_for_senders()
+        plan = entering.EntryPlan(self.container, self.process, joins, theirs, proc, self._root(proc), console_fd,
+                                  keep_fds, exposed=self.exposed)
         try:
-            self.pid = namespaces.spawn(joined, proc, lambda _: None, lambda: main(plan), reap=self.reap)
-        except OSError as error:
-            raise self._gone() or kernel_error("join the container's namespaces", error) from None
+            self._fork(plan)
+            self.channel.receive_from(self.pid)
+        except EOFError:
+            raise self._death() from None
         except PyruncError as error:
-            # fork(2): ENOMEM is the answer of a pid namespace whose init has begun to die.
-            raise self._gone(_DYING if error.errno == errno.ENOMEM else 0) or error from None
+            raise self._gone() or error from None
         finally:
             theirs.close()
-        self.container.report("debug", f"the process is {self.pid}")
         channel = self.channel
         try:
             affinity = self.process.config.get("execCPUAffinity") or {}
             self.process.apply_from_parent(self.pid, proc, free_cpus=not any(affinity.values()))
             self._join_cgroup()
-            self._join_rdt()
             channel.send("go")
-            channel.expect("ready")
+            self._await_process()
+            self._join_rdt()
+            self.container.report("debug", f"the process is {self.pid}")
+            if self.process.scheduler_is_lost:
+                self.process.apply_scheduler(self.pid)
             handover.write_pid_file(options.pid_file, self.pid)
             self.wrote_pid_file = bool(options.pid_file)
             handover.send_pidfd(pidfd_socket, self.pid, "setns")
@@ -189,6 +198,48 @@ class Execution:
         except EOFError:
             pass  # execve closed it
 
+    def _fork(self, plan: EntryPlan) -> None:
+        try:
+            self.pid = namespaces.fork_sibling() if self.reap is not None else clone3(0)
+        except OSError as error:
+            raise kernel_error("fork", error) from None
+        if self.pid == 0:
+            entering.main(plan)
+        plan.channel.close()
+
+    def _await_process(self) -> None:
+        """Until there is the process that is to be executed, forked by the one that has got ready for it."""
+        assert self.channel is not None
+        try:
+            message = self.channel.receive_from(self.pid)
+            aside = message["kind"] == "crowded"
+            if aside:
+                self._step_aside()
+                self.channel.send("go")
+                message = self.channel.receive_from(self.pid)
+        except PyruncError as error:
+            # fork(2): ENOMEM is the answer of a pid namespace whose init has begun to die.
+            raise self._gone(_DYING if error.errno == errno.ENOMEM else 0) or error from None
+        forked = int(message["pid"])
+        self._wait()
+        self.pid = forked
+        if aside:
+            self._join_cgroup()
+        self.channel.expect("found")
+
+    def _step_aside(self) -> None:
+        """Have the one that is to fork out of a cgroup whose limit of processes is reached.
+
+        The limit is on forks: the process itself is moved in, as ever.  Until then it isn't held by
+        whatever else is set there, so where it could be traced (`exposed`) it has to be content.
+        """
+        from .joining import leave
+
+        cgroup = self.container.cgroup
+        if cgroup is None or not leave(cgroup, self.pid, whole=not self.exposed):
+            raise ContainerError("fork", syscall="clone3", errno=errno.EAGAIN,
+                                 hint="the limit of processes in the container's cgroup is reached")
+
     def _connect_agent(self) -> Agent | None:
         filter_ = self.process.prepare_filter(self.container.report)
         if filter_ is None or not filter_.listens:
@@ -198,10 +249,20 @@ class Execution:
         self.agent = Agent(filter_)
         return self.agent
 
-    def _namespaces(self, proc: int) -> NamespacePlan:
+    @property
+    def exposed(self) -> bool:
+        """Whether the container's processes may trace one of ours that they see (ptrace(2))."""
+        if any(join.flag == k.CLONE_NEWUSER for join in self.joins):
+            return False
+        own: Any = self.container.config.get("process") or {}
+        sets = own.get("capabilities") or {}
+        return bool(self.process.capabilities.bounding & capabilities.SYS_PTRACE) or any(
+            "CAP_SYS_PTRACE" in (names or ()) for names in sets.values())
+
+    def _namespaces(self, proc: int) -> list[Join]:
         """Those of the init that aren't ours, open.  Raises ContainerError when the init is gone."""
         container = self.container
-        plan = namespaces.NamespacePlan(container.config)
+        joins = self.joins
         try:
             init = self._keep(os.open(str(container.pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc))
             for kind, (_, name) in namespaces.TYPES.items():
@@ -216,7 +277,7 @@ class Execution:
                 if os.stat(fd).st_ino != os.stat(f"self/{path}", dir_fd=proc).st_ino:
                     join = namespaces.Join(kind, f"/proc/{container.pid}/{path}", "")
                     join.fd = fd
-                    plan.joins.append(join)
+                    joins.append(join)
         except (FileNotFoundError, ProcessLookupError):
             raise ContainerError("cannot exec in a stopped container") from None
         except OSError as error:
@@ -225,7 +286,7 @@ class Execution:
         # The number was still the init's when the last of them was opened, so all of them are its.
         if not container.alive():
             raise ContainerError("cannot exec in a stopped container")
-        return plan
+        return joins
 
     def _root(self, proc: int) -> int:
         """The root of a container whose mount namespace isn't its own; -1 where that namespace's root is it."""
@@ -306,101 +367,6 @@ class Execution:
                 os.unlink(self.options.pid_file)
             except OSError:
                 pass  # somebody else's by now
-
-
-class ExecPlan:
-    """Everything the process needs, made by the parent before the fork."""
-
-    __slots__ = ("channel", "console_fd", "id", "keep_fds", "keyring", "proc", "process", "root")
-
-    def __init__(self, container: Container, process: ProcessPlan, channel: Channel, proc: int, root: int,
-                 console_fd: int, keep_fds: list[int]) -> None:
-        self.id = container.id
-        self.keyring = (container.data or {}).get("keyring", True)
-        self.process = process
-        self.channel = channel
-        self.proc = proc
-        self.root = root  # where it isn't the root of the mount namespace, else -1
-        self.console_fd = console_fd
-        self.keep_fds = keep_fds
-
-    def own_fds(self) -> list[int]:
-        """The descriptors the process lives on, until execve closes them."""
-        return [fd for fd in (self.channel.fd, self.proc, self.root, self.console_fd) if fd >= 0]
-
-
-def main(plan: ExecPlan) -> NoReturn:
-    """In the container: become the program.  Every failure goes to the parent."""
-    channel = plan.channel
-    try:
-        _enter(plan)
-    except EOFError:
-        pass  # the parent is gone
-    except PyruncError as error:
-        _report(channel, error)
-    except OSError as error:
-        _report(channel, kernel_error("exec", error))
-    except BaseException as error:  # no traceback: it would read files below the container's root
-        _report(channel, PyruncError(f"exec: {type(error).__name__}: {error}"))
-    finally:
-        os._exit(255)
-
-
-def _report(channel: Channel, error: PyruncError) -> None:
-    try:
-        channel.send_error(error)
-    except OSError:
-        pass  # nobody listens
-
-
-def _enter(plan: ExecPlan) -> None:
-    wanted = plan.process
-    # Again: joining a user namespace decides it anew (CVE-2016-9962).
-    k.prctl(k.PR_SET_DUMPABLE, 0)
-    _signal.set_wakeup_fd(-1)  # a caller in the foreground has one
-    k.close_all_but({0, 1, 2, *plan.keep_fds, *plan.own_fds()})
-    try:
-        os.setsid()
-    except PermissionError:
-        pass
-    wanted.bind_to_cpus("initial")
-    plan.channel.expect("go")
-    wanted.bind_to_cpus("final")
-    if plan.keyring:
-        wanted.join_keyring(plan.id, plan.proc)
-    root = _root(plan)
-    if wanted.terminal:
-        size = wanted.config.get("consoleSize")
-        console.set_up(root, plan.console_fd, (size["height"], size["width"]) if size else None, wanted.uid, bind=False)
-    wanted.prepare(root.fd, root.proc_self)
-    # From here on no descriptor of the host's is open that a path could lead through (CVE-2024-21626).
-    k.close_all_but({0, 1, 2, plan.channel.fd, *plan.keep_fds})
-    wanted.apply_scheduling()
-    wanted.drop_privileges()
-    k.prctl(k.PR_SET_DUMPABLE, 0)
-    program = wanted.find_program()
-    plan.channel.send("ready")
-    plan.channel.expect("commit")
-    for fd in plan.keep_fds:
-        os.set_inheritable(fd, True)
-    k.reset_signals()
-    wanted.apply_limits()
-    if wanted.seccomp is not None and wanted.seccomp.listens:
-        wanted.confine_for_agent(plan.channel)
-    else:
-        wanted.confine()
-    wanted.execute(program)
-
-
-def _root(plan: ExecPlan) -> RootFs:
-    """The container's root, which joining its mount namespace has made ours where that is its own."""
-    proc_self = os.open("self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=plan.proc)
-    fd = plan.root if plan.root >= 0 else os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    root = RootFs(fd, "/", proc_self, private=plan.root < 0, user_namespace=False, cgroup_namespace=False,
-                  cgroup=None, sources={})
-    if not root.private:
-        change_root(root)
-    return root
 
 
 def complete(config: Config, wanted: Process) -> Process:

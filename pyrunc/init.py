@@ -235,6 +235,7 @@ def _enter(plan: InitPlan, root: RootFs) -> str:
     if process is not None and process.terminal:
         size = process.config.get("consoleSize")
         console.set_up(root, plan.console_fd, (size["height"], size["width"]) if size else None, process.uid)
+        console.take_control()
     elif process is not None and plan.devices:  # not in a /dev bound from outside, which is left alone
         devices.own_null(root)
     if not root.private:
@@ -254,6 +255,7 @@ def _enter(plan: InitPlan, root: RootFs) -> str:
     os.close(root.fd)
     if process is None:
         return ""
+    process.apply_scheduler()
     process.apply_scheduling()
     process.drop_privileges()
     # Entering other credentials makes a process dumpable or not by its own rules: decide again.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 
-from . import cgroupfs
+from . import cgroupfs, cgroupv1, cgroupv2
 from .errors import ContainerError, KernelError, UsageError, kernel_error
 
 TYPE_CHECKING = False
@@ -52,6 +52,26 @@ def join(cgroup: Cgroup, pid: int, init: int, below: Mapping[str, str]) -> None:
         if not path:
             raise
         _write(path, pid)
+
+
+def leave(cgroup: Cgroup, pid: int, *, whole: bool) -> bool:
+    """Take process `pid` out of the container's cgroup as far as that limits processes; whether that was done.
+
+    On v2 there is but one cgroup to leave, which `whole` allows.
+    """
+    try:
+        own = cgroupfs.read("/proc/self/cgroup")
+        if "pids" in cgroup.paths:
+            found = cgroupv1.hierarchies(cgroup.mode == "hybrid", cgroupfs.read("/proc/self/mountinfo"), own)
+            path = found["pids"].path("")
+        elif cgroup.mode == "unified" and whole:
+            path = cgroupv2.own(own)
+        else:
+            return False
+        cgroupfs.write(f"{path}/cgroup.procs".replace("//", "/"), str(pid))
+    except (OSError, KeyError):
+        return False
+    return True
 
 
 def _of_init(cgroup: Cgroup, init: int) -> str:

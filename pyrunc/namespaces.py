@@ -142,19 +142,18 @@ def _open_namespace(join: Join) -> int:
 
 
 def spawn(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int], None], child: Callable[[], NoReturn],
-          cgroup_fd: int = -1, *, reap: Callable[[int], None] | None = None) -> int:
+          cgroup_fd: int = -1) -> int:
     """Fork the container's init into its namespaces; its pid.
 
     `child` runs there and never returns.  `map_ids(pid)` is called in the parent for the process
     that has made the user namespace.  The cgroup namespace is left to the child: it is rooted in
-    the cgroup its maker stands in at that moment.  With `reap` all that are forked are children of
-    our parent, who has to reap those that are told to it.  Raises KernelError.
+    the cgroup its maker stands in at that moment.  Raises KernelError.
     """
     create = namespaces.create & ~k.CLONE_NEWCGROUP
     if namespaces.staged:
-        return _spawn_staged(namespaces, proc, map_ids, child, reap)
+        return _spawn_staged(namespaces, proc, map_ids, child)
     try:
-        pid = _fork(create, reap is not None, cgroup_fd)
+        pid = clone3(create, cgroup_fd=cgroup_fd)
     except OSError as error:
         raise kernel_error("make the namespaces", error, pointer="/linux/namespaces", hint=_clone_hint(error)) from None
     if pid == 0:
@@ -164,10 +163,17 @@ def spawn(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int], None], 
     return pid
 
 
-def _fork(flags: int, for_our_parent: bool, cgroup_fd: int = -1) -> int:
-    if for_our_parent:
-        return clone3(flags | k.CLONE_PARENT, exit_signal=0, cgroup_fd=cgroup_fd)  # it takes ours
-    return clone3(flags, cgroup_fd=cgroup_fd)
+def fork_sibling(flags: int = 0) -> int:
+    """Fork a child of our parent's, with CLONE_NEW* flags.  Raises OSError."""
+    return clone3(flags | k.CLONE_PARENT, exit_signal=0)  # it takes ours
+
+
+def enter(joins: list[Join]) -> None:
+    """Join them all, the pid namespace for the next child only.  Raises KernelError."""
+    # Processes of the joined namespaces could ptrace us from here on (CVE-2016-9962).
+    k.prctl(k.PR_SET_DUMPABLE, 0)
+    _join(joins)
+    k.prctl(k.PR_SET_DUMPABLE, 0)  # again: with a user namespace come credentials, which decide it anew
 
 
 def _clone_hint(error: OSError) -> str:
@@ -181,10 +187,10 @@ def _clone_hint(error: OSError) -> str:
 
 
 def _spawn_staged(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int], None],
-                  child: Callable[[], NoReturn], reap: Callable[[int], None] | None) -> int:
+                  child: Callable[[], NoReturn]) -> int:
     ours, theirs = pair()
     try:
-        stage = _fork(0, reap is not None)
+        stage = clone3(0)
     except OSError as error:
         raise kernel_error("fork", error) from None
     if stage == 0:
@@ -202,20 +208,14 @@ def _spawn_staged(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int],
         raise PyruncError("the process that joins the namespaces died") from None
     finally:
         ours.close()
-        if reap is None:
-            os.waitpid(stage, 0)
-        else:
-            reap(stage)
+        os.waitpid(stage, 0)
 
 
 def _stage(namespaces: NamespacePlan, proc: int, channel: Channel, child: Callable[[], NoReturn]) -> NoReturn:
     """In the process between: join, make the user and time namespaces, fork the init, leave."""
     try:
         if namespaces.joins:
-            # Processes of the joined namespaces could ptrace us from here on (CVE-2016-9962).
-            k.prctl(k.PR_SET_DUMPABLE, 0)
-            _join(namespaces.joins)
-            k.prctl(k.PR_SET_DUMPABLE, 0)  # again: with a user namespace come credentials, which decide it anew
+            enter(namespaces.joins)
         create = namespaces.create & ~k.CLONE_NEWCGROUP
         if create & k.CLONE_NEWUSER:
             k.unshare(k.CLONE_NEWUSER)
@@ -228,7 +228,7 @@ def _stage(namespaces: NamespacePlan, proc: int, channel: Channel, child: Callab
             _write_time_offsets(namespaces.config, proc)
             create &= ~k.CLONE_NEWTIME
         # A sibling, not a child: the init belongs to the runtime's parent when all this is over.
-        pid = _fork(create, True)
+        pid = fork_sibling(create)
         if pid == 0:
             channel.close()
             child()

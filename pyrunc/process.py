@@ -49,8 +49,8 @@ DEFAULT_UMASK = 0o022
 class ProcessPlan:
     """What becomes of the init; `lines` tell it in order for `explain`."""
 
-    __slots__ = ("args", "capabilities", "config", "cwd", "env", "gid", "groups", "labels", "lines", "linux", "listens",
-                 "rlimits", "seccomp", "terminal", "uid", "umask", "warnings")
+    __slots__ = ("args", "capabilities", "config", "cwd", "entered", "env", "gid", "groups", "labels", "lines", "linux",
+                 "listens", "rlimits", "seccomp", "terminal", "uid", "umask", "warnings")
 
     def __init__(self, config: Config, process: Process) -> None:
         user = process.get("user") or {}
@@ -58,6 +58,7 @@ class ProcessPlan:
         self.linux = config.get("linux") or {}
         self.args = list(process.get("args") or ())
         self.cwd = process.get("cwd") or "/"
+        self.entered = False  # it has been
         self.env: dict[str, str] = {}
         for entry in process.get("env") or ():
             key, _, value = entry.partition("=")
@@ -174,8 +175,16 @@ class ProcessPlan:
             except OSError as error:
                 raise kernel_error(f"{name} soft {soft} hard {hard}", error, pointer=pointer) from None
 
-    def apply_scheduling(self) -> None:
-        """Scheduler, I/O priority, memory policy, personality: while the privileges are there."""
+    @property
+    def scheduler_is_lost(self) -> bool:
+        """Whether a fork gives up the scheduler, or is refused with it (sched(7))."""
+        scheduler = self.config.get("scheduler")
+        if not scheduler:
+            return False
+        return scheduler["policy"] == "SCHED_DEADLINE" or "SCHED_FLAG_RESET_ON_FORK" in (scheduler.get("flags") or ())
+
+    def apply_scheduler(self, pid: int = 0) -> None:
+        """The scheduler, of process `pid` or of this one."""
         scheduler = self.config.get("scheduler")
         if scheduler:
             flags = 0
@@ -185,8 +194,11 @@ class ProcessPlan:
             if scheduler["policy"] in ("SCHED_FIFO", "SCHED_RR"):
                 hint = "needs CAP_SYS_NICE, and on cgroup v1 a cgroup with cpu.rt_runtime_us"
             _wrap("/process/scheduler", f"scheduler {scheduler['policy']}", lambda: k.sched_setattr(
-                0, _POLICIES[scheduler["policy"]], flags, scheduler.get("nice") or 0, scheduler.get("priority") or 0,
+                pid, _POLICIES[scheduler["policy"]], flags, scheduler.get("nice") or 0, scheduler.get("priority") or 0,
                 scheduler.get("runtime") or 0, scheduler.get("deadline") or 0, scheduler.get("period") or 0), hint)
+
+    def apply_scheduling(self) -> None:
+        """I/O priority, memory policy, personality: while the privileges are there."""
         priority = self.config.get("ioPriority")
         if priority:
             _wrap("/process/ioPriority", f"I/O priority {priority['class']}", lambda: k.ioprio_set(
@@ -239,25 +251,54 @@ class ProcessPlan:
 
     def drop_privileges(self) -> None:
         """User, groups, working directory, capabilities, in the order the kernel needs."""
+        self.become_user()
+        self.enter_cwd()
+
+    def become_user(self) -> None:
+        """The same, but that a working directory which could not be entered is left to `enter_cwd`."""
         if self.config.get("noNewPrivileges"):
             k.prctl(k.PR_SET_NO_NEW_PRIVS, 1)
         # The bounding set first: dropping from it needs CAP_SETPCAP.
         _wrap("/process/capabilities/bounding", "drop capabilities from the bounding set",
               lambda: capabilities.apply_bounding(self.capabilities.bounding))
         k.prctl(k.PR_SET_KEEPCAPS, 1)
-        entered = self._enter_cwd()
+        self._try_cwd()
         _wrap("/process/user/additionalGids", f"groups {self.groups}", self._set_groups)
         _wrap("/process/user/gid", f"gid {self.gid}", lambda: os.setresgid(self.gid, self.gid, self.gid))
         _wrap("/process/user/uid", f"uid {self.uid}", lambda: os.setresuid(self.uid, self.uid, self.uid))
         k.prctl(k.PR_SET_KEEPCAPS, 0)
-        if not entered and not self._enter_cwd():
-            raise ConfigError("/process/cwd", f"uid {self.uid} may not enter {self.cwd}", syscall="chdir",
-                              errno=errno.EACCES)
-        if not _is_below_root():
-            raise ConfigError("/process/cwd", f"{self.cwd} is outside of the container's root")
+        self._try_cwd()
         _wrap("/process/capabilities", "set the capabilities", lambda: capabilities.apply(
             self.capabilities, self._kept_capability()))
         os.umask(self.umask)
+
+    def _try_cwd(self) -> None:
+        """Enter the working directory, as whoever we are; `enter_cwd` says why it can't be."""
+        if not self.entered:
+            try:
+                os.chdir(self.cwd)
+            except OSError:
+                return
+            self.entered = True
+            self._check_cwd()
+
+    def enter_cwd(self) -> None:
+        """Enter the working directory, where that is still to be done.  Raises PyruncError."""
+        if self.entered:
+            return
+        try:
+            os.chdir(self.cwd)
+        except PermissionError:
+            raise ConfigError("/process/cwd", f"uid {self.uid} may not enter {self.cwd}", syscall="chdir",
+                              errno=errno.EACCES) from None
+        except OSError as error:
+            raise kernel_error(f"enter the working directory {self.cwd}", error, syscall="chdir",
+                               pointer="/process/cwd") from None
+        self._check_cwd()
+
+    def _check_cwd(self) -> None:
+        if not _is_below_root():
+            raise ConfigError("/process/cwd", f"{self.cwd} is outside of the container's root")
 
     def prepare_filter(self, report: Callable[[str, str], None]) -> Filter | None:
         """On the host's side: compile the seccomp filter, if there is to be one.  Raises PyruncError."""
@@ -270,6 +311,16 @@ class ProcessPlan:
     def _kept_capability(self) -> int:
         """What loading the filter takes: no_new_privs or this one (seccomp(2))."""
         return capabilities.SYS_ADMIN if self.seccomp and not self.config.get("noNewPrivileges") else 0
+
+    @property
+    def has_more_until_execve(self) -> bool:
+        """Whether the process keeps a capability for loading the filter that its program won't have."""
+        return bool(self._kept_capability() & ~self.capabilities.permitted)
+
+    def confine_early(self) -> None:
+        """Load the filter, and give up at once what that took: others may look at who comes from here."""
+        self.confine()
+        _wrap("/process/capabilities", "set the capabilities", lambda: capabilities.reduce(self.capabilities))
 
     def confine(self) -> int:
         """Load the seccomp filter, where there is one; the descriptor of its listener, or -1.
@@ -317,16 +368,6 @@ class ProcessPlan:
             # nothing is lost that could be helped (user_namespaces(7)).
             if self.groups:
                 raise
-
-    def _enter_cwd(self) -> bool:
-        try:
-            os.chdir(self.cwd)
-        except PermissionError:
-            return False
-        except OSError as error:
-            raise kernel_error(f"enter the working directory {self.cwd}", error, syscall="chdir",
-                               pointer="/process/cwd") from None
-        return True
 
     def find_program(self) -> str:
         """args[0] as execvp(3) finds it, as the container's user.  Raises PyruncError as runc words it."""

@@ -39,9 +39,9 @@ STATS = {"pyrunc.events", "pyrunc.stats", "pyrunc.stats_v1", "pyrunc.stats_v2"}
 VALIDATING = {"pyrunc.spec._validator", "pyrunc.spec.check", "pyrunc.spec.check_linux"}
 UPDATING = {"pyrunc.control", "pyrunc.resources", "pyrunc.limits", "pyrunc.device_rules"}
 #: What goes into a container, and nothing of what makes one (creation, init, mounts, devices).
-ENTERING = {"pyrunc.capabilities", "pyrunc.channel", "pyrunc.console", "pyrunc.execution", "pyrunc.foreground",
-            "pyrunc.handover", "pyrunc.joining", "pyrunc.mountopts", "pyrunc.namespaces", "pyrunc.passwd",
-            "pyrunc.process", "pyrunc.rlimits", "pyrunc.rootfs"}
+ENTERING = {"pyrunc.capabilities", "pyrunc.channel", "pyrunc.console", "pyrunc.entering", "pyrunc.execution",
+            "pyrunc.foreground", "pyrunc.handover", "pyrunc.joining", "pyrunc.mountopts", "pyrunc.namespaces",
+            "pyrunc.passwd", "pyrunc.process", "pyrunc.rlimits", "pyrunc.rootfs"}
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "version": (("--version",), set()),
     "state": (("state", "{id}"), LIFECYCLE),
@@ -77,7 +77,7 @@ sys.exit(status)
 AUDIT = """
 import mmap, os, sys
 sys.path.append(sys.argv[1])
-from pyrunc import execution, init, rootfs
+from pyrunc import entering, init, rootfs
 from pyrunc.cli import main
 
 shared = mmap.mmap(-1, 1 << 20)
@@ -101,14 +101,14 @@ def pivot(root, enter=rootfs.pivot):
     entered = True
     note("entered")
 
-def main_of_exec(plan, enter=execution.main):
+def main_of_exec(plan, enter=entering.main):
     global entered
-    entered = True  # all its namespaces are joined
+    entered = True  # its namespaces are joined from here on
     note("entered")
     enter(plan)
 
 rootfs.pivot = pivot
-execution.main = main_of_exec
+entering.main = main_of_exec
 sys.addaudithook(hook)
 status = main(sys.argv[3:])
 with open(sys.argv[2], "wb") as file:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from container_cgroup import is_v2, resources
+from container_cgroup import ContainerCgroup, is_v2, resources
 from support import Bundle, Host, Result, Runtime, wait_for
 
 ROOT = Path("/sys/fs/cgroup")
@@ -117,6 +117,27 @@ def test_held_to_the_containers_limits(runtime: Runtime, bundle: Bundle, host: H
     assert runtime("update", "--pids-limit", "5", container).code == 0
     result = runtime("exec", container, "sh", "-c", script)
     assert result.lines == [] and "can't fork" in result.err, result
+
+
+@pytest.mark.parametrize("capabilities", [(), ("CAP_SYS_PTRACE",)], ids=["default", "CAP_SYS_PTRACE"])
+def test_a_container_full_of_processes(runtime: Runtime, bundle: Bundle, host: Host, name: str,
+                                       capabilities: tuple[str, ...]) -> None:
+    """The limit is one of forks: who looks after a container that can't fork any more gets in (cgroup-v1/pids.rst)."""
+    for kind in ("bounding", "effective", "permitted"):
+        bundle.process["capabilities"][kind] += capabilities
+    container = start(runtime, resources(bundle, pids={"limit": 1}), name)
+    own = ContainerCgroup(runtime.state(container)["pid"])
+    assert own.pids_current() == 1
+    result = runtime("exec", container, "cat", "/proc/self/cgroup")
+    if is_v2() and capabilities:
+        # Only outside of its cgroup, and of the rules for devices, could the process be forked: in view of
+        # who might take it over there.
+        refused(result, "the limit of processes in the container's cgroup is reached", "EAGAIN")
+        return
+    assert "can't fork" in runtime("exec", container, "sh", "-c", "cat /proc/self/cgroup; true").err
+    assert result.code == 0 and all(cgroups(result.out)[hierarchy] == f"/{name}"
+                                    for hierarchy in ([""] if is_v2() else ["pids", "devices"])), result
+    assert own.pids_current() == 1
 
 
 def test_all_of_it_ends_with_the_container(runtime: Runtime, bundle: Bundle, host: Host, name: str) -> None:

@@ -149,6 +149,45 @@ try_directory(const char *pid, const char *comm, const char *what, int flags, bo
 	closedir(directory);
 }
 
+// What a process that is held by us has, which is what we have then.
+static void
+note_held(const char *pid)
+{
+	char comm[32], path[600], line[300];
+	static const char *const places[] = {"root", "cwd"};
+	struct stat own, theirs;
+	struct dirent *entry;
+
+	name_of(pid, comm);
+	snprintf(path, sizeof path, "/proc/%s/status", pid);
+	FILE *status = fopen(path, "r");
+	while (status != NULL && fgets(line, sizeof line, status) != NULL)
+		if (strncmp(line, "Uid:", 4) == 0 || strncmp(line, "Gid:", 4) == 0 || strncmp(line, "Cap", 3) == 0)
+			note("held %s %s", comm, line);
+	if (status != NULL)
+		fclose(status);
+	stat("/", &own);
+	for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+		snprintf(path, sizeof path, "/proc/%s/%s", pid, places[i]);
+		if (stat(path, &theirs) == 0)
+			note("held %s %s %s", comm, places[i],
+			     own.st_ino == theirs.st_ino && own.st_dev == theirs.st_dev ? "inside" : "outside");
+	}
+	snprintf(path, sizeof path, "/proc/%s/fd", pid);
+	DIR *directory = opendir(path);
+	while (directory != NULL && (entry = readdir(directory)) != NULL) {
+		snprintf(path, sizeof path, "/proc/%s/fd/%s", pid, entry->d_name);
+		ssize_t n = readlink(path, line, sizeof line - 1);
+		if (n > 0) {
+			line[n] = '\0';
+			line[strcspn(line, ":")] = '\0';
+			note("held %s fd %s", comm, line);
+		}
+	}
+	if (directory != NULL)
+		closedir(directory);
+}
+
 static void
 try_ptrace(const char *pid, const char *comm)
 {
@@ -165,7 +204,8 @@ try_ptrace(const char *pid, const char *comm)
 	}
 	if (done == 0) {
 		ptrace(PTRACE_INTERRUPT, atoi(pid), 0, 0);
-		waitpid(atoi(pid), NULL, __WALL);
+		if (waitpid(atoi(pid), NULL, __WALL) > 0)
+			note_held(pid);
 		ptrace(PTRACE_DETACH, atoi(pid), 0, 0);
 	}
 }

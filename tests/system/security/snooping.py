@@ -26,11 +26,18 @@ class Snooped:
         # (what, whose, detail): exe, fd, map_files, cwd, root, mem, environ, auxv, ptrace
         self.opened = [(rest[0], *rest[1].split(" ", 1)) for what, *rest in lines if what == "opened"]
         self.refused = {(rest[0], *rest[1].rsplit(" ", 1)) for what, *rest in lines if what == "refused"}
+        # (whose, what, value) of processes that were traced: Uid, CapPrm, fd, root...
+        self.held = [(rest[0], *" ".join(rest[1].split()).split(" ", 1)) for what, *rest in lines if what == "held"]
         self.writable = [" ".join(rest) for what, *rest in lines if what == "writable"]
 
     def runtime_was_seen(self) -> bool:
         """The control: it was there to be attacked, under a name of its own."""
         return any(name.startswith(OF_THE_RUNTIME) for name in self.seen)
+
+    def held_of_the_runtime(self, kind: str) -> set[str]:
+        """What those had that were traced while they had the runtime's name."""
+        return {value.strip() for name, what, value in self.held
+                if name.startswith(OF_THE_RUNTIME) and what.rstrip(":") == kind}
 
     def writable_of(self, files: set[Path]) -> list[str]:
         """The files of the host's that could be opened for writing."""
