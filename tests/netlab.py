@@ -152,7 +152,6 @@ class Node:
     def close(self) -> None:
         for server in self._servers:
             server.close()
-        os.close(self._fd)
         self.vanish()
 
     def vanish(self) -> None:
@@ -160,6 +159,9 @@ class Node:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
         if self._holder is not None:
             self._holder.kill()
             self._holder.communicate()

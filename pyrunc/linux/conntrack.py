@@ -20,13 +20,17 @@ from .netlink import (
     refusal,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+
 _NETLINK_NETFILTER, _SOCK_RAW_CLOEXEC = 12, 3 | 0o2000000
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
 _NESTED = 0x8000
 _TUPLE_ORIG, _TUPLE_REPLY, _FILTER = 1, 2, 25
 _TUPLE_IP, _TUPLE_PROTO, _PROTO_NUM, _PROTO_DST_PORT = 1, 2, 1, 3
 _V4_SRC, _V6_SRC = 1, 3
-_F_IP_SRC, _F_PROTO_NUM, _F_DST_PORT = 1 << 0, 1 << 3, 1 << 5  # CTA_FILTER_F_CTA_…
+_F_PROTO_NUM = 1 << 3  # CTA_FILTER_F_CTA_PROTO_NUM
 _BUFFER = 1 << 16
 
 
@@ -46,32 +50,31 @@ class Conntrack:
     def close(self) -> None:
         self._socket.close()
 
-    def forget_port(self, family: int, protocol: int, port: int) -> int:
-        """Delete the entries of packets that were sent to that port; how many.  Linux 5.8.  Raises OSError."""
-        wanted = _nested(_TUPLE_PROTO, attribute(_PROTO_NUM, bytes([protocol])),
-                         attribute(_PROTO_DST_PORT, pack(">H", port)))
-        return self._forget(family, _nested(_TUPLE_ORIG, wanted), _F_PROTO_NUM | _F_DST_PORT, 0)
+    def forget(self, family: int, protocol: int, ports: Container[int], address: bytes) -> int:
+        """Delete the entries of packets that were sent to one of the ports, or that `address` answers; how many.
 
-    def forget_answers_of(self, address: bytes, protocol: int) -> int:
-        """Delete the entries whose answers come from that address; how many.  Linux 5.8.  Raises OSError."""
-        family = 4 if len(address) == 4 else 6
-        wanted = _nested(_TUPLE_REPLY, _nested(_TUPLE_IP, attribute(_V4_SRC if family == 4 else _V6_SRC, address)),
-                         _nested(_TUPLE_PROTO, attribute(_PROTO_NUM, bytes([protocol]))))
-        return self._forget(family, wanted, 0, _F_IP_SRC | _F_PROTO_NUM)
-
-    def _forget(self, family: int, tuples: bytes, original: int, reply: int) -> int:
+        The kernel goes through the whole of its table for each question, so it is asked for the protocol alone
+        (Linux 5.8; an older one tells everything).  Raises OSError.
+        """
         number = AF_INET if family == 4 else AF_INET6
-        flags = _nested(_FILTER, attribute(1, pack("=I", original)), attribute(2, pack("=I", reply)))
+        wanted = _nested(_TUPLE_ORIG, _nested(_TUPLE_PROTO, attribute(_PROTO_NUM, bytes([protocol])))) + \
+            _nested(_FILTER, attribute(1, pack("=I", _F_PROTO_NUM)), attribute(2, pack("=I", 0)))
         count = 0
-        for body in self._ask(_GET, NLM_F_DUMP, number, tuples + flags):
-            for kind, value in attributes(body):
-                if kind == _TUPLE_ORIG:
-                    try:
-                        self._ask(_DELETE, NLM_F_ACK, number, _nested(_TUPLE_ORIG, value))
-                        count += 1
-                    except OSError as error:
-                        if error.errno != errno.ENOENT:  # it has gone by itself
-                            raise
+        for body in self._ask(_GET, NLM_F_DUMP, number, wanted):
+            parts = dict(attributes(body))
+            original = parts.get(_TUPLE_ORIG, b"")
+            way, answer = dict(attributes(original)), dict(attributes(parts.get(_TUPLE_REPLY, b"")))
+            end = dict(attributes(way.get(_TUPLE_PROTO, b"")))
+            if end.get(_PROTO_NUM) != bytes([protocol]):
+                continue
+            source = dict(attributes(answer.get(_TUPLE_IP, b""))).get(_V4_SRC if family == 4 else _V6_SRC)
+            if int.from_bytes(end.get(_PROTO_DST_PORT, b""), "big") in ports or source == address:
+                try:
+                    self._ask(_DELETE, NLM_F_ACK, number, _nested(_TUPLE_ORIG, original))
+                    count += 1
+                except OSError as error:
+                    if error.errno != errno.ENOENT:  # it has gone by itself
+                        raise
         return count
 
     def _ask(self, kind: int, flags: int, family: int, body: bytes) -> list[bytes]:

@@ -104,18 +104,17 @@ def forget_packets(attachment: Attachment) -> None:
 
     A connection's first packet decides where the rest goes; a datagram's entry lives as long as there are more.
     """
-    connectionless = [port for port in attachment.ports if port.protocol != "tcp"]
-    if not connectionless:
+    numbers: dict[tuple[str, int], set[int]] = {}
+    for port in attachment.ports:
+        for family in families(port) if port.protocol != "tcp" else ():
+            if attachment.ip(family):
+                numbers.setdefault((port.protocol, family), set()).update(range(port.host, port.host + port.count))
+    if not numbers:
         return
     conntrack = Conntrack()
     try:
-        for port in connectionless:
-            for family in families(port):
-                for step in range(port.count):
-                    conntrack.forget_port(family, PROTOCOLS[port.protocol], port.host + step)
-        for protocol in {PROTOCOLS[port.protocol] for port in connectionless}:
-            for address in attachment.ips:
-                conntrack.forget_answers_of(pack_address(address), protocol)
+        for (protocol, family), found in numbers.items():
+            conntrack.forget(family, PROTOCOLS[protocol], found, pack_address(attachment.ip(family)))
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.EPROTONOSUPPORT, errno.ENOENT):
             raise
