@@ -209,12 +209,17 @@ class Store:
         path = f"{self.path}/{_WORKING}"
         data = _read(path)
         if data is None:
-            return None
+            path = f"{self.path}/.{_WORKING}"  # half-written, by who has died before anything was done
+        else:
+            try:
+                return Attachment.from_data(parse(data, path))
+            except (KeyError, TypeError, ValueError, BundleError, UsageError):  # the machine crashed, and it is empty
+                pass
         try:
-            return Attachment.from_data(parse(data, path))
-        except (KeyError, TypeError, ValueError, BundleError, UsageError):  # the machine crashed, and it is empty
             os.unlink(path)
-            return None
+        except FileNotFoundError:
+            pass
+        return None
 
 
 def _read(path: str) -> bytes | None:
