@@ -199,10 +199,11 @@ class Store:
             os.rmdir(f"{self.path}/attachments/{attachment.container}")
         except OSError:  # it was never made, or there are others in it
             pass
-        try:
-            os.unlink(f"{self.path}/{_WORKING}")
-        except FileNotFoundError:
-            pass
+        for name in (f".{_WORKING}", _WORKING):  # a half-written one first: the other tells of it
+            try:
+                os.unlink(f"{self.path}/{name}")
+            except FileNotFoundError:
+                pass
 
     def interrupted(self) -> Attachment | None:
         """What somebody worked on who died."""
