@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from pyrunc.cli import netting
 from pyrunc.cli.options import Argument, Option
-from pyrunc.errors import NetworkError, UsageError
+from pyrunc.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ ACTIONS = {
     "status": "whether the network takes containers",
 }
 OPTIONS = (
-    Option("netns", kind="text", metavar="PATH", help="the network namespace (default: the container's)"),
+    netting.NETNS,
     Option("interface", kind="text", metavar="NAME", default="eth0", help="the device in the container"),
     Option("publish", "p", kind="list", metavar="[IP:]HOST:CTR[/PROTO]", help="ports of the host (portMappings)"),
     Option("ip", kind="list", metavar="ADDRESS", help="an address to have (ips)"),
@@ -38,7 +39,7 @@ OPTIONS = (
                                                      "/var/lib/pyrunc/cni)"),
 )
 ARGUMENTS = (Argument("action", help="|".join(ACTIONS)), Argument("network", required=False),
-             Argument("container", required=False))
+             Argument("container-id", required=False))
 
 
 def run(args: Args, context: Context) -> int:
@@ -54,7 +55,7 @@ def run(args: Args, context: Context) -> int:
     if not args["network"]:
         raise UsageError(f"net cni {action} takes a network", hint="the path of its .conflist, or its name")
     if action in ("add", "del", "check"):
-        if not args["container"]:
+        if not args["container-id"]:
             raise UsageError(f"net cni {action} takes a container, too")
         _one(action, args, context, cache)
         return 0
@@ -82,13 +83,13 @@ def _one(action: str, args: Args, context: Context, cache: Cache) -> None:
     if action == "add":
         print(dump_pretty(cni_host.add(cache, _attachment(args, context))))
         return
-    known = cache.load(f"{_name(args)}@{args['container']}@{args['interface']}")
+    known = cache.load(f"{_name(args)}@{args['container-id']}@{args['interface']}")
     if action == "check":
-        cni_host.check(cache, known.key if known else f"{_name(args)}@{args['container']}@{args['interface']}")
+        cni_host.check(cache, known.key if known else f"{_name(args)}@{args['container-id']}@{args['interface']}")
     elif known is not None:
         cni_host.delete(cache, known)
     elif args["netns"] or "/" in args["network"]:  # somebody else's, or lost: as well as it can be done
-        cni_host.delete(cache, cni_host.Attachment(_network(args), args["container"], args["netns"],
+        cni_host.delete(cache, cni_host.Attachment(_network(args), args["container-id"], args["netns"],
                                                    ifname=args["interface"], paths=args.lists["plugins"]))
 
 
@@ -105,7 +106,7 @@ def _attachment(args: Args, context: Context) -> Attachment:
     from pyrunc.net.cni_config import parse_capability
 
     network = _network(args)
-    netns = args["netns"] or container_namespace(args["container"], context)
+    netns = netting.namespace_of(args, context)
     pairs = [text.partition("=") for text in args.lists["arg"]]
     if any(not equals for _, equals, _ in pairs):
         raise UsageError("--arg takes KEY=VALUE")
@@ -116,7 +117,7 @@ def _attachment(args: Args, context: Context) -> Attachment:
         capabilities["ips"] = args.lists["ip"]
     if args["mac"]:
         capabilities["mac"] = args["mac"]
-    return cni_host.Attachment(network, args["container"], netns, ifname=args["interface"],
+    return cni_host.Attachment(network, args["container-id"], netns, ifname=args["interface"],
                                args={key: value for key, _, value in pairs}, capabilities=capabilities,
                                paths=args.lists["plugins"])
 
@@ -135,23 +136,10 @@ def port_mappings(texts: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def container_namespace(container: str, context: Context) -> str:
-    """The path of a container's network namespace.  Raises PyruncError."""
-    from pyrunc.lifecycle import Container
-
-    with Container.load(container, context.root) as found:
-        pid = int(found.state().get("pid") or 0)
-    if not pid:
-        raise NetworkError(f"{container} is not running, and has no network namespace", hint="--netns names one")
-    return f"/proc/{pid}/ns/net"
-
-
 def _list(cache: Cache, network: str) -> None:
     rows = [("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "NAMESPACE")]
     for each in cache.attachments(network=network):
         addresses = [str(ip["address"]) for ip in (each.result or {}).get("ips", ())]
         rows.append((each.network.name, each.container, each.ifname, ",".join(addresses) or "-",
                      each.netns if each.is_alive else "gone"))
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    netting.table(rows)

@@ -119,7 +119,7 @@ def _read(path: str) -> dict[str, Any]:
 def from_data(data: dict[str, Any], path: str) -> NetworkList:
     """Raises NetworkError."""
     if "plugins" not in data and "type" in data:  # a single plugin's, as before 0.3.0
-        versions = {key: data[key] for key in ("cniVersion", "cniVersions", "name") if key in data}
+        versions: dict[str, Any] = {key: data[key] for key in ("cniVersion", "cniVersions", "name") if key in data}
         plugin = {key: value for key, value in data.items() if key not in versions}
         data = {**versions, "plugins": [plugin]}
     name = data.get("name")
