@@ -62,7 +62,8 @@ install: $(DONE)/pyrunc uninstall
 	$(PIP) install --ignore-installed --no-warn-script-location \
 		$(if $(DESTDIR),--root $(DESTDIR)) --prefix $(PREFIX)/lib/pyrunc $(DONE)/wheel/pyrunc-*.whl
 	mkdir -p $(DESTDIR)$(PREFIX)/bin
-	ln -sf ../lib/pyrunc/bin/pyrunc ../lib/pyrunc/bin/containerd-shim-pyrunc-v1 $(DESTDIR)$(PREFIX)/bin
+	ln -sf ../lib/pyrunc/bin/pyrunc ../lib/pyrunc/bin/containerd-shim-pyrunc-v1 ../lib/pyrunc/bin/pyrunc-cni \
+		$(DESTDIR)$(PREFIX)/bin
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 docs/man/*.8
 	install -D -m 644 docs/completion/pyrunc.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pyrunc
 	install -D -m 644 docs/completion/_pyrunc $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_pyrunc
@@ -72,6 +73,7 @@ install: $(DONE)/pyrunc uninstall
 uninstall:
 	rm -rf $(DESTDIR)$(PREFIX)/lib/pyrunc
 	rm -f $(DESTDIR)$(PREFIX)/bin/pyrunc $(DESTDIR)$(PREFIX)/bin/containerd-shim-pyrunc-v1 \
+		$(DESTDIR)$(PREFIX)/bin/pyrunc-cni \
 		$(DESTDIR)$(PREFIX)/share/man/man8/pyrunc.8 \
 		$(DESTDIR)$(PREFIX)/share/man/man8/pyrunc-*.8 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/pyrunc \

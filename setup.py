@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 LAUNCHER = HERE / "launcher" / "pyrunc.c"
 WRAPPER = HERE / "launcher" / "pyrunc.sh"
 HARDENING = ["-O2", "-fPIE", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2", "-Wall", "-Wextra"]
-PROGRAMS = ("pyrunc", "containerd-shim-pyrunc-v1")
+PROGRAMS = ("pyrunc", "containerd-shim-pyrunc-v1", "pyrunc-cni")
 LINKING = ["-pie", "-Wl,-z,relro,-z,now", "-s"]  # stripped: each container gets a copy of it
 
 
@@ -91,7 +91,7 @@ class BuildGenerated(Command):
 
 
 class BuildLauncher(Command):
-    """Put bin/pyrunc and the shim into the build directory: the compiled launcher, or the shell one."""
+    """Put bin/pyrunc, the shim and the CNI plugin into the build directory: the compiled launcher, or the shell one."""
 
     description = "compile the pyrunc command"
     user_options = [("build-dir=", "d", "directory to put it into")]  # noqa: RUF012
@@ -103,7 +103,7 @@ class BuildLauncher(Command):
         self.set_undefined_options("build", ("build_scripts", "build_dir"))
 
     def run(self) -> None:
-        target, shim = (Path(out) for out in self.get_outputs())
+        target, *others = (Path(out) for out in self.get_outputs())
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
@@ -111,8 +111,9 @@ class BuildLauncher(Command):
         except RuntimeError as error:
             print(f"warning: the pyrunc command will be a shell script, which is slower: {error}", file=sys.stderr)
             shutil.copyfile(WRAPPER, target)
-        shutil.copyfile(target, shim)  # the same program: it goes by its name
-        for program in (target, shim):
+        for other in others:
+            shutil.copyfile(target, other)  # the same program: it goes by its name
+        for program in (target, *others):
             program.chmod(0o755)
 
     def get_source_files(self) -> list[str]:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The `pyrunc` command: a small program that embeds the Python interpreter, isolated.  By the name
-// containerd-shim-pyrunc-v1 it is the shim.
+// containerd-shim-pyrunc-v1 it is the shim, by the name pyrunc-cni the plugin for CNI.
 //
 // Why not a script of `python3`: the interpreter's own start costs more than the runtime's work
 // (site, path computation, finalisation), listens to the caller's environment (PYTHONPATH,
@@ -60,13 +60,24 @@ die(const char *format, ...)
 	exit(1);
 }
 
-// What this program is by the name of its file: the package that is run.
-static const char shim_name[] = "containerd-shim-pyrunc-v1";
+// What this program is by the name of its file: the module whose `entry` is called, and its file below the
+// package's directory.
+static const struct program {
+	const char *name, *module, *script;
+} programs[] = {
+	{"pyrunc", "pyrunc.__main__", "pyrunc/__main__.py"},
+	{"containerd-shim-pyrunc-v1", "pyrunc_shim.__main__", "pyrunc_shim/__main__.py"},
+	{"pyrunc-cni", "pyrunc.net.cni_plugin", "pyrunc/net/cni_plugin.py"},
+};
+enum { COMMAND, SHIM, CNI_PLUGIN };
 
-static bool
-is_shim(const char *self)
+static int
+which_program(const char *self)
 {
-	return strcmp(strrchr(self, '/') + 1, shim_name) == 0;
+	for (int i = SHIM; i <= CNI_PLUGIN; i++)
+		if (strcmp(strrchr(self, '/') + 1, programs[i].name) == 0)
+			return i;
+	return COMMAND;
 }
 
 // --- 1. Where am I ---------------------------------------------------------------------------
@@ -387,7 +398,7 @@ static void __attribute__((noreturn))
 run_embedded(const char *self, const char *package, int argc, char **argv)
 {
 	initialize(package, argc, argv);
-	PyObject *module = py.PyImport_ImportModule(is_shim(self) ? "pyrunc_shim.__main__" : "pyrunc.__main__");
+	PyObject *module = py.PyImport_ImportModule(programs[which_program(self)].module);
 	// entry(launched) ends the process itself; being here again is a defect, told with a traceback.
 	if (module != NULL)
 		py.PyObject_CallMethod(module, "entry", "i", 1);
@@ -411,8 +422,7 @@ run_python(const char *self, const char *package, int argc, char **argv)
 	if (args == NULL)
 		return;
 	snprintf(bin, sizeof bin, "%.*s", (int)(strrchr(self, '/') - self), self);
-	snprintf(script, sizeof script, "%.*s/%s/__main__.py", PATH_MAX - 32, package,
-		 is_shim(self) ? "pyrunc_shim" : "pyrunc");
+	snprintf(script, sizeof script, "%.*s/%s", PATH_MAX - 32, package, programs[which_program(self)].script);
 	size_t n = 1;
 	for (size_t i = 0; i < LENGTH(options); i++)
 		args[n++] = options[i];
@@ -444,7 +454,9 @@ main(int argc, char **argv)
 		die("open /proc/self/exe: %s (is /proc mounted?)", strerror(errno));
 	bool private_copy = is_private_copy(exe);
 	find_self(self, sizeof self, private_copy, argc > 0 ? argv[0] : NULL);
-	if (!private_copy && (is_shim(self) || enters_container(argc, argv))) {
+	// The plugin enters network namespaces only, where nobody can look at it, and has no arguments.
+	int program = which_program(self);
+	if (!private_copy && (program == SHIM || (program == COMMAND && enters_container(argc, argv)))) {
 		seal(exe, self, argv);
 		die("cannot run from a sealed copy of itself: %s (allow executable memfds with "
 		    "sysctl vm.memfd_noexec=0, or mount /run, /dev/shm or /tmp without noexec)",

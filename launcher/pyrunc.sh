@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The `pyrunc` command, and by its name containerd-shim-pyrunc-v1, where launcher/pyrunc.c could
-# not be compiled: finds the package beside itself, then an interpreter, and runs it isolated: no environment variables, no site-packages
-# hooks, nothing imported from the working directory.  pyrunc/_seal.py does the sealing.
+# The `pyrunc` command, and by their names containerd-shim-pyrunc-v1 and pyrunc-cni, where launcher/pyrunc.c could
+# not be compiled: finds the package beside itself, then an interpreter, and runs it isolated: no environment
+# variables, no site-packages hooks, nothing imported from the working directory.  pyrunc/_seal.py does the sealing.
 
 fail() {
 	echo "pyrunc: $1" >&2
@@ -29,6 +29,7 @@ done
 
 case $self in
 */containerd-shim-pyrunc-v1) script=$package/pyrunc_shim/__main__.py ;;
+*/pyrunc-cni) script=$package/pyrunc/net/cni_plugin.py ;;
 *) script=$package/pyrunc/__main__.py ;;
 esac
 

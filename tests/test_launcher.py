@@ -123,6 +123,24 @@ def test_interpreter_is_isolated(command: Path) -> None:
     assert not any("site-packages" in entry for entry in seen["path"][:-1])
 
 
+@pytest.mark.parametrize(("name", "script"), [
+    ("containerd-shim-pyrunc-v1", "pyrunc_shim/__main__.py"), ("pyrunc-cni", "pyrunc/net/cni_plugin.py")])
+def test_by_another_name_it_is_another_program(command: Path, name: str, script: str) -> None:
+    """One program under three names, also through a link of any name, as plugins are put where runtimes look."""
+    path = command.parent.parent / "lib" / PYTHON / "site-packages" / script
+    path.parent.mkdir(exist_ok=True)
+    (path.parent / "__init__.py").touch()
+    path.write_text("import os\n\ndef entry(launched=0):\n    os.write(1, __file__.encode())\n    os._exit(7)\n\n"
+                    "if __name__ == '__main__':\n    entry()\n")
+    other = command.with_name(name)
+    shutil.copy(command, other)
+    link = command.parent.parent / "link"
+    link.symlink_to(other)
+    for called in (other, link):
+        done = subprocess.run([called], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (7, str(path), "")
+
+
 @pytest.mark.parametrize("name", ["create", "run", "exec", "restore"])
 def test_commands_that_enter_containers_run_from_a_sealed_copy(command: Path, name: str) -> None:
     """CVE-2019-5736: what a container finds as /proc/PID/exe is not the host's file."""

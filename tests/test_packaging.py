@@ -117,7 +117,7 @@ def test_the_command_is_a_program_or_else_a_script(wheels: dict[str, Path]) -> N
     begins = {}
     for mode, path in wheels.items():
         archive = zipfile.ZipFile(path)
-        for program in ("pyrunc", "containerd-shim-pyrunc-v1"):
+        for program in ("pyrunc", "containerd-shim-pyrunc-v1", "pyrunc-cni"):
             (script,) = (name for name in archive.namelist() if name.endswith(f"scripts/{program}"))
             begins[mode] = archive.read(script)[:4]
             assert archive.getinfo(script).external_attr >> 16 & 0o111 == 0o111

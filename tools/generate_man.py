@@ -130,9 +130,9 @@ NET_NOTES = {
               "namespace's. A port without one of the host gets one that is free. An error undoes everything.",
     "detach": "All of it is undone. No harm if it has been before, or if the container has gone.",
     "port": "As docker port does.",
-    "cni": "ACTION is add, del, check, ls, gc or status. NETWORK is the path of a configuration (.conflist or .conf) or "
-           "the name of a network in /etc/cni/net.d. The result of an add is kept, and the configuration as it was, so "
-           "that del and check need only the names. A capability that no plugin declares is an error.",
+    "cni": "ACTION is add, del, check, ls, gc or status. NETWORK is the path of a configuration (.conflist or .conf) "
+           "or the name of a network in /etc/cni/net.d. The result of an add is kept, and the configuration as it "
+           "was, so that del and check need only the names. A capability that no plugin declares is an error.",
     "reload": "For who has flushed the ruleset. Connections go on.",
 }
 NET_FILES = (
