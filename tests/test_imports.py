@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import netlab
 import pytest
 from support import Bundle, Host, Runtime
 
@@ -161,6 +162,32 @@ def test_imports_of(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path
     ours = {module for module in modules if module.startswith("pyrunc")}
     command = {f"pyrunc.cli.{name}"}
     assert sorted(ours - ENTRY - command - allowed) == []
+
+
+#: What attaching a container takes: the networks' part of the package, and of the rest what any command has.
+NETTING = {"pyrunc.cli.net", "pyrunc.cli.netting", "pyrunc.linux", "pyrunc.linux._syscall", "pyrunc.linux.netlink",
+           "pyrunc.linux.nftables", "pyrunc.linux.conntrack", "pyrunc.linux.nr", "pyrunc.linux.process",
+           "pyrunc.linux.rtnetlink", "pyrunc.linux.syscall", "pyrunc.net", "pyrunc.net.attachments",
+           "pyrunc.net.foreign", "pyrunc.net.hosts", "pyrunc.net.ipam", "pyrunc.net.links", "pyrunc.net.model",
+           "pyrunc.net.networks", "pyrunc.net.ports", "pyrunc.net.ruleset", "pyrunc.net.store"}
+
+
+@pytest.mark.parametrize("name", ["attach", "detach"])
+def test_imports_of_the_networks_commands(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                          name: str) -> None:
+    """Neither pyroute2 nor libnftables: an engine calls them at every start of a container."""
+    with netlab.lab(tmp_path) as lab:
+        monkeypatch.setenv("PYRUNC_NET_ROOT", str(lab.net_root))
+        words = ("net", "attach", "one", "web", "--netns", lab.container("one").path, "-p", "80:80/udp")
+        lab.pyrunc("net", "create", "web", "--ipv6")
+        if name == "detach":
+            lab.pyrunc(*words)
+            words = ("net", "detach", "one", "web")
+        with lab.router.inside():
+            modules = table(runtime, tmp_path, *words)
+    check(modules)
+    ours = {module for module in modules if module.startswith("pyrunc")}
+    assert sorted(ours - ENTRY - {f"pyrunc.cli.net_{name}"} - NETTING) == []
 
 
 @pytest.mark.parametrize("name", ["create", "run"])
