@@ -12,6 +12,15 @@ ISOLATED = ("-I", "-S", "-P", "-B", "-X", "utf8")
 MISLEADING = ("PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__")
 
 
+_SCRIPT = "import sys; sys.path.append(sys.argv[1]); from pyrunc.cli import main; sys.exit(main(sys.argv[2:]))"
+
+
+def command_line(*words: str) -> list[str]:
+    """How a hook runs this command: an isolated interpreter, with no word from PATH."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return [sys.executable, *ISOLATED, "-c", _SCRIPT, package, *words]
+
+
 def entry(launched: int = 0) -> None:
     """Run the command line and leave the process.
 

@@ -130,6 +130,10 @@ NET_NOTES = {
               "namespace's. A port without one of the host gets one that is free. An error undoes everything.",
     "detach": "All of it is undone. No harm if it has been before, or if the container has gone.",
     "port": "As docker port does.",
+    "setup": "It writes the hooks createRuntime and poststop into config.json, a network namespace if there is none, "
+             "and mounts of /etc/hosts, /etc/resolv.conf and /etc/hostname where the bundle has none of its own. Given "
+             "again it replaces what it wrote.",
+    "hook": "The container's state is read from stdin, as a runtime gives it to a hook.",
     "cni": "ACTION is add, del, check, ls, gc or status. NETWORK is the path of a configuration (.conflist or .conf) "
            "or the name of a network in /etc/cni/net.d. The result of an add is kept, and the configuration as it "
            "was, so that del and check need only the names. A capability that no plugin declares is an error.",

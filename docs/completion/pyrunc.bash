@@ -283,6 +283,30 @@ _pyrunc_values() {
 		--format|-f) values="text json"; return 0 ;;
 		--net-root) values="<directory>"; return 0 ;;
 		esac ;;
+	net_setup) case $2 in
+		--net) values=""; return 0 ;;
+		--publish|-p) values=""; return 0 ;;
+		--ip) values=""; return 0 ;;
+		--mac) values=""; return 0 ;;
+		--alias) values=""; return 0 ;;
+		--cni) values="<file>"; return 0 ;;
+		--plugins) values="<directory>"; return 0 ;;
+		--cache) values="<directory>"; return 0 ;;
+		--net-root) values="<directory>"; return 0 ;;
+		--dns) values=""; return 0 ;;
+		--dns-search) values=""; return 0 ;;
+		esac ;;
+	net_hook) case $2 in
+		--net) values=""; return 0 ;;
+		--publish|-p) values=""; return 0 ;;
+		--ip) values=""; return 0 ;;
+		--mac) values=""; return 0 ;;
+		--alias) values=""; return 0 ;;
+		--cni) values="<file>"; return 0 ;;
+		--plugins) values="<directory>"; return 0 ;;
+		--cache) values="<directory>"; return 0 ;;
+		--net-root) values="<directory>"; return 0 ;;
+		esac ;;
 	net_cni) case $2 in
 		--netns) values="<file>"; return 0 ;;
 		--interface) values=""; return 0 ;;
@@ -354,6 +378,8 @@ _pyrunc_words() {
 	net_attach) options="--netns --ip --mac --publish --alias --interface --format --net-root --help" arguments="container-id network" ;;
 	net_detach) options="--netns --interface --net-root --help" arguments="container-id network" ;;
 	net_port) options="--format --net-root --help" arguments="container-id port" ;;
+	net_setup) options="--net --publish --ip --mac --alias --cni --plugins --cache --net-root --dns --dns-search --undo --help" arguments="bundle" ;;
+	net_hook) options="--net --publish --ip --mac --alias --cni --plugins --cache --net-root --help" arguments="action" ;;
 	net_cni) options="--netns --interface --publish --ip --mac --capability --arg --plugins --config-dir --cache --help" arguments="action network container-id" ;;
 	net_reload) options="--net-root --help" arguments="" ;;
 	help) options="" arguments=command ;;
@@ -401,7 +427,7 @@ _pyrunc() {
 		command) values="checkpoint create delete events exec explain features image kill list net pause ps restore resume run spec start state update" ;;
 		subcommand) case $command in
 			image) values="pull ls inspect history push run diff commit import export save load tag untag rm prune login logout unpack mount umount" ;;
-			net) values="create ls inspect rm prune attach detach port cni reload" ;;
+			net) values="create ls inspect rm prune attach detach port setup hook cni reload" ;;
 			esac ;;
 		name) case $command in
 			image_*) values=$(pyrunc image ls --format names 2>/dev/null) ;;

@@ -21,6 +21,8 @@ SUBCOMMANDS = {
     "attach": "give a container a place in a network",
     "detach": "take a container out of a network",
     "port": "print which ports of the host lead to a container",
+    "setup": "write into a bundle what gives its container networks, whichever runtime runs it",
+    "hook": "what the hooks of setup run",
     "cni": "run an existing CNI configuration's plugins for a container",
     "reload": "make bridges and rules anew, as after a flush of the ruleset",
 }

@@ -9,8 +9,6 @@ from pyrunc.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pyrunc.cli import Context
     from pyrunc.cli.options import Args
     from pyrunc.net.cni_config import NetworkList
@@ -104,6 +102,7 @@ def _name(args: Args) -> str:
 def _attachment(args: Args, context: Context) -> Attachment:
     from pyrunc.net import cni_host
     from pyrunc.net.cni_config import parse_capability
+    from pyrunc.net.model import parse_publish
 
     network = _network(args)
     netns = netting.namespace_of(args, context)
@@ -112,7 +111,7 @@ def _attachment(args: Args, context: Context) -> Attachment:
         raise UsageError("--arg takes KEY=VALUE")
     capabilities = dict(parse_capability(text) for text in args.lists["capability"])
     if args.lists["publish"]:
-        capabilities["portMappings"] = port_mappings(args.lists["publish"])
+        capabilities["portMappings"] = cni_host.port_mappings(map(parse_publish, args.lists["publish"]))
     if args.lists["ip"]:
         capabilities["ips"] = args.lists["ip"]
     if args["mac"]:
@@ -120,20 +119,6 @@ def _attachment(args: Args, context: Context) -> Attachment:
     return cni_host.Attachment(network, args["container-id"], netns, ifname=args["interface"],
                                args={key: value for key, _, value in pairs}, capabilities=capabilities,
                                paths=args.lists["plugins"])
-
-
-def port_mappings(texts: list[str]) -> list[dict[str, Any]]:
-    """Published ports as the capability portMappings has them: an entry each.  Raises UsageError."""
-    from pyrunc.net.model import parse_publish
-
-    found: list[dict[str, Any]] = []
-    for text in texts:
-        port = parse_publish(text)
-        if not port.host:
-            raise UsageError(f"--publish {text}: CNI's plugins have to be told the port of the host")
-        found += [{"hostPort": port.host + at, "containerPort": port.container + at, "protocol": port.protocol,
-                   **({"hostIP": port.host_ip} if port.host_ip else {})} for at in range(port.count)]
-    return found
 
 
 def _list(cache: Cache, network: str) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Iterable, Sequence
     from typing import Any
+
+    from .model import Publish
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
@@ -48,6 +50,17 @@ def plugin_path(given: Sequence[str] = ()) -> list[str]:
     """Where plugins are looked for: as given, else $CNI_PATH, else the usual places."""
     found = list(given) or [name for name in os.environ.get("CNI_PATH", "").split(":") if name] or list(PLUGINS)
     return [os.path.abspath(name) for name in found]
+
+
+def port_mappings(ports: Iterable[Publish]) -> list[dict[str, Any]]:
+    """Published ports as the capability portMappings has them: an entry each.  Raises UsageError."""
+    found: list[dict[str, Any]] = []
+    for port in ports:
+        if not port.host:
+            raise UsageError(f"port {port.container}: CNI's plugins have to be told the port of the host")
+        found += [{"hostPort": port.host + at, "containerPort": port.container + at, "protocol": port.protocol,
+                   **({"hostIP": port.host_ip} if port.host_ip else {})} for at in range(port.count)]
+    return found
 
 
 class Attachment:

@@ -16,7 +16,7 @@ import select
 import sys
 from typing import TYPE_CHECKING, Any, final
 
-from pyrunc.__main__ import ISOLATED
+from pyrunc.__main__ import command_line
 from pyrunc.creation import CreateOptions
 from pyrunc.errors import ContainerExists, ContainerNotFound, ImageError, PyruncError
 from pyrunc.foreground import run as run_in_foreground
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from .unpack import Unpacker
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.A)
-_SCRIPT = "import sys; sys.path.append(sys.argv[1]); from pyrunc.cli import main; sys.exit(main(sys.argv[2:]))"
 _POLL = 10  # milliseconds
 
 
@@ -120,10 +119,8 @@ class Running:
                 config["mounts"].append({"destination": f"/etc/{name}", "type": "bind", "source": name,
                                          "options": ["rbind", "rprivate"]})
         config["process"]["env"].append(f"HOSTNAME={hostname}")
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        config["hooks"] = {"poststop": [{
-            "path": sys.executable, "env": [], "timeout": 60,
-            "args": [sys.executable, *ISOLATED, "-c", _SCRIPT, package, "image", "umount", "--rm", self.bundle]}]}
+        words = command_line("image", "umount", "--rm", self.bundle)
+        config["hooks"] = {"poststop": [{"path": words[0], "env": [], "timeout": 60, "args": words}]}
         with open(path, "w") as file:
             file.write(dump_pretty(config) + "\n")
 
