@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,3 +106,17 @@ def test_a_container_that_has_stopped(netlab: Lab, make_bundle: Callable[[str], 
         1, "pyrunc: net attach: the container is stopped: it has no network namespace\n")
     unknown = netlab.do("--root", runtime.root, "net", "attach", "nobody", "web")
     assert unknown.err == "pyrunc: net attach: container does not exist\n"
+
+
+def test_the_documents_commands(netlab: Lab) -> None:
+    """docs/net.md: what can be run as it stands is run, in a row."""
+    text = (Path(__file__).parents[2] / "docs" / "net.md").read_text()
+    (script,) = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    done = netlab.router.do("unshare", "--mount", "--propagation", "private", "sh", "-ec",
+                            f"mount -t tmpfs none /run; mkdir /run/netns; {script}",
+                            env={**netlab.environment, "PATH": f"{Path(PYRUNC).parent}:/usr/sbin:/usr/bin:/sbin:/bin"})
+    assert (done.code, done.err) == (0, "")
+    assert done.lines[0] == "shop" and done.lines[1] == "10.20.0.2/24" and done.lines[-1] == "shop"
+    (inspected,) = json.loads("\n".join(done.lines[5:-1]))
+    assert [container["container"] for container in inspected["containers"]] == ["db", "web"]
+    assert netlab.router.links().keys() == {"out"} and netlab.router.ruleset() == []
