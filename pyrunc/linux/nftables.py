@@ -335,8 +335,11 @@ class Netfilter:
         parts.append(_message(_BATCH_END, 0, 0, self._sequence, b"", _SUBSYS_NFTABLES))
         data = b"".join(parts)
         if len(data) > 100_000:
-            self._socket.setsockopt(SOL_SOCKET, _SO_SNDBUFFORCE, len(data) * 2)
-            self._socket.setsockopt(SOL_SOCKET, _SO_RCVBUFFORCE, len(data) * 2)
+            for option in (_SO_SNDBUFFORCE, _SO_RCVBUFFORCE):
+                try:
+                    self._socket.setsockopt(SOL_SOCKET, option, len(data) * 2)
+                except PermissionError:  # in a user namespace: what there is has to do
+                    pass
         self._socket.send(data)
         # The transaction is over when send returns; without a word all is well.
         failure: OSError | None = None

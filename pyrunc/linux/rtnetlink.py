@@ -82,8 +82,8 @@ def _kind(kind: str, data: bytes = b"") -> bytes:
 
 
 def new_bridge(name: str, mac: bytes, mtu: int = 0) -> Request:
-    """A bridge, set up."""
-    return RTM_NEWLINK, _NEW, _header(0, IFF_UP, IFF_UP) + _common(name, mac, mtu, -1) + _kind("bridge")
+    """A bridge, down."""
+    return RTM_NEWLINK, _NEW, _header() + _common(name, mac, mtu, -1) + _kind("bridge")
 
 
 def new_veth(name: str, peer: str, namespace: int, *, peer_mac: bytes, mac: bytes = b"", mtu: int = 0,

@@ -403,6 +403,8 @@ class _Work:
         """Whether the container's namespace is still there; with a pair, whether the pair is."""
         if attachment.host_interface:
             return links.find(self.route, attachment.host_interface) is not None
+        if not attachment.netns_id:  # a damaged record
+            return False
         return not attachment.netns or links.is_namespace(attachment.netns, attachment.netns_id)
 
     def rebuild(self) -> int:

@@ -165,9 +165,8 @@ def _followers(store: Store, network: str) -> list[str]:
 
 def _lines(attachment: Attachment) -> bytes:
     """A line an address; its own name first."""
-    names = " ".join(dict.fromkeys([*attachment.aliases, attachment.container] if attachment.container[:1] != "_"
-                                   else attachment.aliases))
-    return b"".join(f"{address}\t{names}\n".encode() for address in attachment.ips) if names else b""
+    names = " ".join(dict.fromkeys([*attachment.aliases, attachment.container]))
+    return b"".join(f"{address}\t{names}\n".encode() for address in attachment.ips)
 
 
 def _append(path: str, lines: bytes) -> None:

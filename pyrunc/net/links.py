@@ -167,14 +167,12 @@ def ensure_bridge(route: Route, network: Network) -> int:
             mac = mac_of(network.gateways[0]) if network.gateways and network.gateways[0] else b""
             route.carry_out([rt.new_bridge(name, mac, network.mtu)])
             link = route.link(name)
-            # A bridge without ports has no carrier, and what is set now is there before the first packet is.
-            set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
-            set_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if network.subnet(6) else "1")
-        requests: list[Request] = [rt.link_up(link.index)]
-        route.carry_out(requests)
+        set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+        set_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if network.subnet(6) else "1")
         for subnet, gateway in zip(network.subnets, network.gateways, strict=True):
             if gateway:
                 _add(route, rt.new_address(link.index, pack_address(gateway), subnet.prefix, _broadcast(subnet)))
+        route.carry_out([rt.link_up(link.index)])  # the last thing: one that is up has all of it
     except OSError as error:
         raise _error(f"make the bridge {name}", error) from None
     return int(link.index)

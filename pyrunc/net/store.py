@@ -100,8 +100,15 @@ class Store:
 
     def networks(self) -> list[Network]:
         """All of them, by name."""
-        return [self.network(name[:-5]) for name in sorted(os.listdir(f"{self.path}/networks"))
-                if name.endswith(".json") and not name.startswith(".")]
+        found = []
+        for name in sorted(os.listdir(f"{self.path}/networks")):
+            if name.endswith(".json") and not name.startswith("."):
+                try:
+                    found.append(self.network(name[:-5]))
+                except NetworkError:
+                    if os.path.exists(f"{self.path}/networks/{name}"):  # else it was removed just now
+                        raise
+        return found
 
     def has_network(self, name: str) -> bool:
         return os.path.exists(f"{self.path}/networks/{check_name(name)}.json")

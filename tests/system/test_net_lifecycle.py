@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from killed import killed_at
-from netlab import OUTSIDE_4, ROUTER_4, Lab
+from netlab import OUTSIDE_4, OUTSIDE_6, ROUTER_4, ROUTER_6, Lab, Node
 from netting import attach, detach, gateway, ip, left
 from support import PYRUNC
 
@@ -198,6 +198,37 @@ def test_killed_at_any_point(netlab: Lab, command: str, tmp_path: Path, long: bo
         netlab.do("net", "detach", "one", "web")
         assert (left(netlab), one.links()) == (before, {}), (call, count)
     assert netlab.outside.ask(ROUTER_4, 7000).name == "two"
+
+
+def test_killed_while_the_bridge_is_made(netlab: Lab, tmp_path: Path, long: bool) -> None:
+    """The first container of a network: the next one finds a bridge that has its addresses, and rules."""
+    netlab.outside.listen(80)
+    netlab.outside.listen(80, family=6)
+    one, two = netlab.container("one"), netlab.container("two")
+    trace = tmp_path / "trace"
+
+    def first(node: Node) -> list[str]:
+        netlab.pyrunc("net", "create", "web", "--subnet", "10.1.0.0/24", "--ipv6")
+        return netlab.router.command(PYRUNC, "net", "attach", node.name, "web", "--netns", node.path, "-p", "8080:80",
+                                     f"--net-root={netlab.net_root}")
+
+    def away() -> None:
+        assert netlab.pyrunc("net", "rm", "--force", "web") == "web\n"
+        assert netlab.router.links().keys() == {"out"} and netlab.router.ruleset() == []
+
+    for _ in range(2):  # the very first time the host begins to forward as well
+        subprocess.run(["strace", "-o", trace, "-e", f"trace={CHANGING}", *first(one)], check=True, capture_output=True)
+        away()
+    lines = re.findall(r"^([a-z0-9_]+)\((.*)", trace.read_text(), re.M)
+    names = [name for name, _ in lines]
+    begin = next(number for number, (_, rest) in enumerate(lines) if "/lock" in rest)
+    points = [(name, names[:number + 1].count(name)) for number, name in enumerate(names) if number >= begin]
+    for call, count in points if long else sorted(random.Random("bridge").sample(points, 8)):
+        killed_at(first(one), trace, call, count)
+        made = attach(netlab, two, "web", "-p", "8081:80")
+        assert two.ask(OUTSIDE_4, 80).source == ROUTER_4 and two.ask(OUTSIDE_6, 80).source == ROUTER_6, (call, count)
+        assert gateway(made) == "10.1.0.1"
+        away()
 
 
 def test_a_container_that_vanishes(netlab: Lab) -> None:
