@@ -15,7 +15,7 @@ _SOL_NETLINK, _NETLINK_EXT_ACK = 270, 11
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLMSG_ERROR, _NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x2, 0x4, 0x300, 0x200, 0x400
 _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
 _NLMSGERR_ATTR_MSG = 1
@@ -135,18 +135,58 @@ def name_bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape") + b"\0"
 
 
-class Route:
-    """A rtnetlink socket; it stays in the network namespace it was made in."""
+class NetlinkError(OSError):
+    """A refusal: `syscall` is the family that refused, `said` the kernel's own words, if it has some."""
 
-    __slots__ = ("_sequence", "_socket")
+    def __init__(self, number: int, syscall: str, said: str) -> None:
+        super().__init__(number, os.strerror(number))
+        self.syscall = syscall
+        self.said = said
 
-    def __init__(self) -> None:
-        self._socket = socket(AF_NETLINK, _SOCK_RAW_CLOEXEC, _NETLINK_ROUTE)
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+
+class Socket:
+    """A netlink socket of a family; it stays in the network namespace it was made in."""
+
+    __slots__ = ("_family", "_sequence", "_socket")
+
+    def __init__(self, protocol: int, family: str) -> None:
+        self._socket = socket(AF_NETLINK, _SOCK_RAW_CLOEXEC, protocol)
+        self._family = family
         self._sequence = 0
 
     def close(self) -> None:
         self._socket.close()
+
+    def _ask(self, kind: int, flags: int, payload: bytes) -> list[bytes]:
+        """Send a request; the payloads of the answers.  Raises NetlinkError."""
+        self._sequence += 1
+        header = pack(_HEADER, 16 + len(payload), kind, flags | NLM_F_REQUEST, self._sequence, 0)
+        self._socket.send(header + payload)
+        found: list[bytes] = []
+        while True:
+            for answer, answer_flags, sequence, body in messages(self._socket.recv(_BUFFER)):
+                if sequence != self._sequence:
+                    continue
+                if answer == NLMSG_ERROR:
+                    failure = refusal(body, answer_flags, self._family)
+                    if failure is not None:
+                        raise failure
+                    return found
+                if answer == _NLMSG_DONE:
+                    return found
+                found.append(body)
+                if not answer_flags & NLM_F_MULTI:
+                    return found
+
+
+class Route(Socket):
+    """A rtnetlink socket."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(_NETLINK_ROUTE, "rtnetlink")
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
 
     def links(self) -> list[Link]:
         """Every device.  Raises OSError."""
@@ -196,35 +236,14 @@ class Route:
             parts.append(payload + bytes(-len(payload) % 4))
         self._socket.send(b"".join(parts))
         left = len(requests)
-        failure: OSError | None = None
+        failure: NetlinkError | None = None
         while left:
             for answer, flags, sequence, body in messages(self._socket.recv(_BUFFER)):
                 if answer == NLMSG_ERROR and first <= sequence <= self._sequence:
                     left -= 1
-                    failure = failure or refusal(body, flags)
+                    failure = failure or refusal(body, flags, self._family)
         if failure is not None:
             raise failure
-
-    def _ask(self, kind: int, flags: int, payload: bytes) -> list[bytes]:
-        """Send a request; the payloads of the answers.  Raises OSError, with the kernel's own words if it has some."""
-        self._sequence += 1
-        header = pack(_HEADER, 16 + len(payload), kind, flags | NLM_F_REQUEST, self._sequence, 0)
-        self._socket.send(header + payload)
-        found: list[bytes] = []
-        while True:
-            for answer, answer_flags, sequence, body in messages(self._socket.recv(_BUFFER)):
-                if sequence != self._sequence:
-                    continue
-                if answer == NLMSG_ERROR:
-                    failure = refusal(body, answer_flags)
-                    if failure is not None:
-                        raise failure
-                    return found
-                if answer == NLMSG_DONE:
-                    return found
-                found.append(body)
-                if not answer_flags & NLM_F_MULTI:
-                    return found
 
 
 def messages(datagram: bytes) -> list[tuple[int, int, int, bytes]]:
@@ -240,7 +259,7 @@ def messages(datagram: bytes) -> list[tuple[int, int, int, bytes]]:
     return found
 
 
-def refusal(body: bytes, flags: int, syscall: str = "rtnetlink") -> OSError | None:
+def refusal(body: bytes, flags: int, syscall: str) -> NetlinkError | None:
     """struct nlmsgerr: a negative errno (0 is an acknowledgement), the request, and perhaps attributes."""
     number = -unpack_from("=i", body)[0]
     if not number:
@@ -251,7 +270,4 @@ def refusal(body: bytes, flags: int, syscall: str = "rtnetlink") -> OSError | No
         for kind, value in attributes(body[4 + request:]):
             if kind == _NLMSGERR_ATTR_MSG:
                 said = _text(value)
-    error = OSError(number, os.strerror(number))
-    error.syscall = syscall  # type: ignore[attr-defined]
-    error.said = said  # type: ignore[attr-defined]
-    return error
+    return NetlinkError(number, syscall, said)

@@ -7,17 +7,17 @@ transaction takes.  A register here is one of the sixteen of four bytes; a key o
 
 from __future__ import annotations
 
-from _socket import MSG_DONTWAIT, SOL_SOCKET, socket
+from _socket import MSG_DONTWAIT, SOL_SOCKET
 from _struct import pack, unpack_from
 
 from .netlink import (
-    AF_NETLINK,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
     NLM_F_REQUEST,
-    NLMSG_DONE,
     NLMSG_ERROR,
+    NetlinkError,
+    Socket,
     attribute,
     attributes,
     messages,
@@ -28,7 +28,6 @@ NFPROTO_INET, NFPROTO_IPV4, NFPROTO_BRIDGE, NFPROTO_IPV6 = 1, 2, 7, 10
 HOOK_PREROUTING, HOOK_FORWARD, HOOK_OUTPUT, HOOK_POSTROUTING = 0, 2, 3, 4
 
 _NETLINK_NETFILTER = 12
-_SOCK_RAW_CLOEXEC = 3 | 0o2000000
 _SUBSYS_NFTABLES = 10
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NEWTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _DELCHAIN = 0, 2, 3, 4, 5
@@ -308,23 +307,16 @@ def _decode(value: bytes) -> str:
     return value.rstrip(b"\0").decode(errors="replace")
 
 
-class Netfilter:
-    """A nfnetlink socket; it stays in the network namespace it was made in."""
+class Netfilter(Socket):
+    """A nfnetlink socket."""
 
-    __slots__ = ("_sequence", "_socket")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._socket = socket(AF_NETLINK, _SOCK_RAW_CLOEXEC, _NETLINK_NETFILTER)
-        self._sequence = 0
-
-    def close(self) -> None:
-        self._socket.close()
+        super().__init__(_NETLINK_NETFILTER, "nftables")
 
     def commit(self, batch: list[Message]) -> None:
-        """Carry out all of it, or nothing.
-
-        Raises the first refusal, an OSError; its `position` is that of the message in the batch.
-        """
+        """Carry out all of it, or nothing.  Raises the first refusal, a NetlinkError."""
         self._sequence += 1
         first = self._sequence
         parts = [_message(_BATCH_BEGIN, 0, 0, first, b"", _SUBSYS_NFTABLES)]
@@ -342,17 +334,15 @@ class Netfilter:
                     pass
         self._socket.send(data)
         # The transaction is over when send returns; without a word all is well.
-        failure: OSError | None = None
+        failure: NetlinkError | None = None
         while True:
             try:
                 datagram = self._socket.recv(_BUFFER, MSG_DONTWAIT)
             except BlockingIOError:
                 break
             for kind, flags, sequence, body in messages(datagram):
-                if kind == NLMSG_ERROR and first <= sequence <= self._sequence and failure is None:
-                    failure = refusal(body, flags, "nftables")
-                    if failure is not None:
-                        failure.position = sequence - first - 1  # type: ignore[attr-defined]
+                if kind == NLMSG_ERROR and first <= sequence <= self._sequence:
+                    failure = failure or refusal(body, flags, self._family)
         if failure is not None:
             raise failure
 
@@ -376,21 +366,9 @@ class Netfilter:
 
     def _dump(self, kind: int, family: int, body: bytes) -> list[tuple[int, bytes]]:
         """Every answer: its family, and its attributes."""
-        self._sequence += 1
-        self._socket.send(_message(_SUBSYS_NFTABLES << 8 | kind, NLM_F_DUMP, family, self._sequence, body))
-        found: list[tuple[int, bytes]] = []
-        while True:
-            for answer, flags, sequence, payload in messages(self._socket.recv(_BUFFER)):
-                if sequence != self._sequence:
-                    continue
-                if answer == NLMSG_ERROR:
-                    failure = refusal(payload, flags, "nftables")
-                    if failure is not None:
-                        raise failure
-                    return found
-                if answer == NLMSG_DONE:
-                    return found
-                found.append((payload[0], payload[4:]))
+        head = pack("=BBH", family, 0, 0)  # struct nfgenmsg
+        return [(answer[0], answer[len(head):])
+                for answer in self._ask(_SUBSYS_NFTABLES << 8 | kind, NLM_F_DUMP, head + body)]
 
 
 def _message(kind: int, flags: int, family: int, sequence: int, body: bytes, resource: int = 0) -> bytes:
