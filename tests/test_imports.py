@@ -165,11 +165,11 @@ def test_imports_of(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path
 
 
 #: What attaching a container takes: the networks' part of the package, and of the rest what any command has.
-NETTING = {"pyrunc.cli.net", "pyrunc.cli.netting", "pyrunc.linux", "pyrunc.linux._syscall", "pyrunc.linux.netlink",
-           "pyrunc.linux.nftables", "pyrunc.linux.conntrack", "pyrunc.linux.nr", "pyrunc.linux.process",
-           "pyrunc.linux.rtnetlink", "pyrunc.linux.syscall", "pyrunc.net", "pyrunc.net.attachments",
-           "pyrunc.net.foreign", "pyrunc.net.hosts", "pyrunc.net.ipam", "pyrunc.net.links", "pyrunc.net.model",
-           "pyrunc.net.networks", "pyrunc.net.ports", "pyrunc.net.ruleset", "pyrunc.net.store"}
+NETTING = {"pyrunc.cli.groups", "pyrunc.cli.net", "pyrunc.cli.netting", "pyrunc.linux", "pyrunc.linux._syscall",
+           "pyrunc.linux.conntrack", "pyrunc.linux.netlink", "pyrunc.linux.nftables", "pyrunc.linux.nr",
+           "pyrunc.linux.process", "pyrunc.linux.rtnetlink", "pyrunc.linux.syscall", "pyrunc.net",
+           "pyrunc.net.attachments", "pyrunc.net.foreign", "pyrunc.net.hosts", "pyrunc.net.ipam", "pyrunc.net.links",
+           "pyrunc.net.model", "pyrunc.net.networks", "pyrunc.net.ports", "pyrunc.net.ruleset", "pyrunc.net.store"}
 
 
 @pytest.mark.parametrize("name", ["attach", "detach"])

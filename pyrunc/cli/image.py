@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from pyrunc.cli.options import Argument, Option, parse, usage
-from pyrunc.errors import PyruncError, UsageError
+from pyrunc.cli.groups import choose
+from pyrunc.cli.options import Argument, Option
+from pyrunc.errors import PyruncError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from pyrunc.cli import Context
 
 SUBCOMMANDS = {
@@ -39,33 +38,12 @@ OPTIONS: tuple[Option, ...] = ()
 ARGUMENTS = (Argument("subcommand"),)
 
 
-def load(name: str) -> ModuleType:
-    """The module of a sub-command."""
-    return __import__(f"pyrunc.cli.image_{name}", fromlist=("run",))
-
-
 def dispatch(words: list[str], context: Context) -> int:
     """Run `pyrunc image` with these words."""
-    args, rest = parse(words, OPTIONS, None, "image")
-    if args.flag("help") or not rest or rest[0] == "help":
-        if rest[1:]:
-            rest = [rest[1], "--help"]
-        else:
-            print(_help(), end="")
-            return 0 if args.flag("help") or rest else 1
-    name = rest[0]
-    if name not in SUBCOMMANDS:
-        from difflib import get_close_matches
-
-        found = get_close_matches(name, SUBCOMMANDS, 1)
-        raise UsageError(f'unknown command "image {name}"',
-                         hint=f"did you mean image {found[0]}?" if found else "pyrunc image --help")
-    module = load(name)
-    given, _ = parse(rest[1:], module.OPTIONS, module.ARGUMENTS, f"image {name}")
-    context.command = f"image {name}"
-    if given.flag("help"):
-        print(usage(f"image {name}", SUBCOMMANDS[name], module.OPTIONS, module.ARGUMENTS), end="")
-        return 0
+    chosen = choose("image", "images: from a registry to a bundle, and back", SUBCOMMANDS, words, context)
+    if isinstance(chosen, int):
+        return chosen
+    module, given = chosen
     import gc
 
     gc.enable()  # off for commands that are over in milliseconds; a transfer may take hours
@@ -77,10 +55,3 @@ def dispatch(words: list[str], context: Context) -> int:
         raise PyruncError(f"the Python package {error.name} is not installed",
                           hint="`pip install pyrunc` installs it") from None
     return status
-
-
-def _help() -> str:
-    lines = ["usage: pyrunc image COMMAND [options] [arguments]", "", "images: from a registry to a bundle, and back",
-             "", "commands:"]
-    lines += [f"  {name:<10}{text}" for name, text in SUBCOMMANDS.items()]
-    return "\n".join([*lines, "", "pyrunc image COMMAND --help shows a command's options.", ""])
