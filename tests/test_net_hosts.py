@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pyrunc.errors import UsageError
+from pyrunc.errors import NetworkError, UsageError
 from pyrunc.net import hosts
+from pyrunc.net import store as stores
 from pyrunc.net.model import Attachment, Network
 from pyrunc.net.store import Store
 
@@ -34,6 +35,14 @@ def names(path: str) -> list[str]:
 
 
 LOCAL = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
+
+
+def test_a_file_is_made_by_one_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds no file must not make one over that of a container which comes at the same moment."""
+    monkeypatch.setattr(stores, "LOCK_TIMEOUT", 0.0)
+    with store.locked(), pytest.raises(NetworkError, match="another command"):
+        hosts.file_for(store, ["web"], "one")
+    assert hosts.file_for(store, ["web"], "one")
 
 
 def test_a_networks_file_is_there_before_its_first_container(store: Store) -> None:

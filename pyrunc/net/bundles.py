@@ -93,11 +93,6 @@ def undo(bundle: str) -> None:
     config = _read(bundle)
     _take_away(config, bundle)
     _write(bundle, config)
-    for name in _FILES:
-        try:
-            os.unlink(f"{bundle}/net-{name}")
-        except FileNotFoundError:
-            pass
 
 
 def _environment() -> list[str]:

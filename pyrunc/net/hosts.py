@@ -60,7 +60,8 @@ def file_for(store: Store, networks: Sequence[str], container: str) -> str:
     """The path of what the container is to have as /etc/hosts; made now, filled as containers come and go."""
     if len(networks) == 1:
         path = _of_network(store, networks[0])
-        _append(path, b"")
+        with store.locked():  # who made it just now has its lines in it
+            _append(path, b"")
         return path
     path = f"{_directory(store, container)}/hosts"
     with store.locked():
