@@ -31,7 +31,7 @@ from .errors import ContainerError, ContainerNotFound, PyruncError, UsageError, 
 from .linux import process as k
 from .linux.syscall import clone3
 from .rootfs import open_proc
-from .state import process_start
+from .state import TRACER, process_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def start(container: Container, wanted: Process, options: ExecOptions | None = N
 class Execution:
     """One exec on its way."""
 
-    __slots__ = ("agent", "channel", "container", "fds", "joins", "options", "pid", "process", "reap",
+    __slots__ = ("agent", "channel", "container", "exposed", "fds", "joins", "options", "pid", "process", "reap",
                  "wrote_pid_file")
 
     def __init__(self, container: Container, wanted: Process, options: ExecOptions,
@@ -100,6 +100,7 @@ class Execution:
         self.pid = 0
         self.fds: list[int] = []
         self.joins: list[Join] = []
+        self.exposed = True
         self.agent: Agent | None = None
         self.channel: Channel | None = None
         self.wrote_pid_file = False
@@ -159,6 +160,7 @@ class Execution:
             console_fd = self._keep(console.connect(options.console_socket))
         agent = self._connect_agent()
         joins = self._namespaces(proc)
+        self.exposed = self._is_exposed()
         self.channel, theirs = pair()
         self.channel.ask_for_senders()
         plan = entering.EntryPlan(self.container, self.process, joins, theirs, proc, self._root(proc), console_fd,
@@ -249,15 +251,19 @@ class Execution:
         self.agent = Agent(filter_)
         return self.agent
 
-    @property
-    def exposed(self) -> bool:
-        """Whether the container's processes may trace one of ours that they see (ptrace(2))."""
+    def _is_exposed(self) -> bool:
+        """Whether the container's processes may trace one of ours that they see (ptrace(2)); noted for later ones."""
         if any(join.flag == k.CLONE_NEWUSER for join in self.joins):
             return False
         own: Any = self.container.config.get("process") or {}
         sets = own.get("capabilities") or {}
-        return bool(self.process.capabilities.bounding & capabilities.SYS_PTRACE) or any(
-            "CAP_SYS_PTRACE" in (names or ()) for names in sets.values())
+        if any("CAP_SYS_PTRACE" in (names or ()) for names in sets.values()):
+            return True
+        directory = self.container.directory
+        if self.process.capabilities.bounding & capabilities.SYS_PTRACE:
+            directory.mark(TRACER)
+            return True
+        return directory.has(TRACER)
 
     def _namespaces(self, proc: int) -> list[Join]:
         """Those of the init that aren't ours, open.  Raises ContainerError when the init is gone."""

@@ -33,6 +33,7 @@ STATE = "state.json"
 CONFIG = "config.json"
 FIFO = "exec.fifo"
 OOM = "oom"
+TRACER = "tracer"  # exec has brought in what config.json has not: CAP_SYS_PTRACE
 LOCK_TIMEOUT = 10.0  # seconds
 _LOCK_POLL = 0.01
 _MAX_ID = 1024
@@ -249,6 +250,13 @@ class StateDir:
         finally:
             os.close(fd)
 
+    def mark(self, name: str) -> None:
+        """Leave an empty file of that name.  Raises KernelError."""
+        try:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.fd))
+        except OSError as error:
+            raise kernel_error(f"make {self.path}/{name}", error, syscall="openat") from None
+
     def make_fifo(self) -> int:
         """Make exec.fifo; an O_PATH descriptor of it.
 
@@ -264,8 +272,11 @@ class StateDir:
         return fd
 
     def has_fifo(self) -> bool:
+        return self.has(FIFO)
+
+    def has(self, name: str) -> bool:
         try:
-            os.stat(FIFO, dir_fd=self.fd, follow_symlinks=False)
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return True

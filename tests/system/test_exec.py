@@ -55,6 +55,24 @@ def everything(bundle: Bundle) -> Bundle:
     return bundle
 
 
+def test_who_came_by_exec_may_trace_too(runtime: Runtime, bundle: Bundle, started: Callable[..., str]) -> None:
+    """A container that has not CAP_SYS_PTRACE gets a program that has: from then on nobody enters with more than it.
+
+    It shows in when the filter is loaded, which is before the process is forked where that could be traced.
+    """
+    bundle.process["noNewPrivileges"] = False
+    bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["clone3", "clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}
+    container = started(bundle)
+    assert runtime("exec", container, "echo", "in").out == "in\n"
+    sleeper(runtime, container, "--no-new-privs", "--cap", "CAP_CHOWN")
+    assert runtime("exec", container, "echo", "in").out == "in\n"
+    sleeper(runtime, container, "--no-new-privs", "--cap", "CAP_SYS_PTRACE")
+    result = runtime("exec", container, "echo", "in")
+    assert result.code == 255 and result.out == "" and "noNewPrivileges spares that" in result.err, result
+    assert runtime("exec", "--no-new-privs", container, "echo", "in").out == "in\n"
+
+
 # What it joins
 
 def test_every_namespace_of_the_container(runtime: Runtime, bundle: Bundle, started: Callable[..., str]) -> None:
