@@ -7,7 +7,10 @@ a new one, which is this process forked.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import stat
 import sys
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
@@ -144,25 +147,53 @@ def open_socket(path: str) -> socket | None:
     """The socket to serve on; None if a shim is there that serves on it.  Raises KernelError."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     try:
-        for _ in range(2):
-            try:
-                return listen(path)
-            except OSError as error:
-                if error.errno != 98:  # EADDRINUSE
-                    raise
-            probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
-            try:
-                probe.connect(path)
-                return None
-            except ConnectionRefusedError:
-                os.unlink(path)  # of one that is dead
-            except FileNotFoundError:
-                pass
-            finally:
-                probe.close()
-        return listen(path)
+        held = _hold(path)
+        try:
+            _remove_dead(path)
+            return listen(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return None
+        finally:
+            os.close(held)
     except OSError as error:
         raise kernel_error(f"listen on {path}", error) from None
+
+
+def _hold(path: str) -> int:
+    """Until it is closed nobody else takes a dead socket away: the next one at that path may be a living one's."""
+    fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _remove_dead(path: str) -> None:
+    """Remove the socket of a shim that has died."""
+    probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    finally:
+        probe.close()
+
+
+def _forget_socket(bundle: str) -> None:
+    """That of the shim which `start` told of, if it is dead; in a pod another container's may be alive."""
+    try:
+        with open(f"{bundle}/address") as file:
+            path = file.read(4096).removeprefix("unix://")
+        held = _hold(path)
+        try:
+            _remove_dead(path)
+        finally:
+            os.close(held)
+    except OSError:
+        pass  # what `start` does in its stead, for the next shim at that path
 
 
 def start(arguments: Arguments, serve: Callable[[Arguments, Surroundings, socket, str], None]) -> int:
@@ -240,6 +271,7 @@ def delete(arguments: Arguments) -> int:
     except (OSError, ValueError):
         pid = 0
     operations.delete(arguments["id"], root, bundle, True)
+    _forget_socket(bundle)
     os.write(1, DeleteResponse(pid=pid, exit_status=_KILLED, exited_at=now()).encode())
     return 0
 

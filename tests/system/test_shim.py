@@ -371,8 +371,14 @@ def test_the_shim_is_killed(box: Box, runtime: Runtime) -> None:
     wait_for(lambda: gone(pid), "the container to be gone")
     assert str(bundle.rootfs) not in Path("/proc/self/mountinfo").read_text()
     assert not any(box.root.rglob("c1"))
+    socket_path = Path(shim.address.removeprefix("unix://"))
+    assert not socket_path.exists()
+    # A pod's other shim at that path, which is alive, keeps its socket.
+    other = box.launch("c1", bundle.path)
+    assert other.address == shim.address
     again = program(bundle.path, "c1", box.events, "-bundle", str(bundle.path), "delete")
     assert again.returncode == 0  # nothing is there any more, which is fine
+    assert socket_path.is_socket() and not gone(other.pid())
 
 
 def test_a_client_that_comes_back(box: Box) -> None:
