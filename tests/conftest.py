@@ -119,13 +119,13 @@ def bundle(make_bundle: Callable[[str], Bundle]) -> Bundle:
 
 @pytest.fixture
 def make_runtime(tmp_path: Path) -> Iterator[Callable[[str], Runtime]]:
-    """A function that makes a Runtime from a path or a name, cleaned up at the end."""
+    """A function that makes a Runtime, or a kind of it, from a path or a name, cleaned up at the end."""
     made: list[Runtime] = []
 
-    def make(path: str) -> Runtime:
+    def make(path: str, kind: type[Runtime] = Runtime) -> Runtime:
         found = shutil.which(path)
         assert found, f"{path} is not installed"
-        runtime = Runtime(found, tmp_path / f"state-{len(made)}" / "root")
+        runtime = kind(found, tmp_path / f"state-{len(made)}" / "root")
         runtime.root.mkdir(parents=True)
         made.append(runtime)
         return runtime

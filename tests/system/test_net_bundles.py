@@ -7,8 +7,7 @@ Two containers on a bridge reach each other and, through NAT, the outside; the o
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +33,14 @@ class There(Runtime):
 
 
 @pytest.fixture
-def there(netlab: Lab, tmp_path: Path) -> Iterator[Callable[[str], There]]:
-    made: list[There] = []
-
+def there(netlab: Lab, make_runtime: Callable[..., Runtime]) -> Callable[[str], There]:
     def make(path: str) -> There:
-        found = subprocess.run(["which", path], capture_output=True, text=True, check=True).stdout.strip()
-        runtime = There(found, tmp_path / f"state-{len(made)}" / "root")
+        runtime = make_runtime(path, There)
+        assert isinstance(runtime, There)
         runtime.lab = netlab
-        runtime.root.mkdir(parents=True)
-        made.append(runtime)
         return runtime
 
-    yield make
-    for runtime in made:
-        runtime.clean_up()
+    return make
 
 
 def prepare(runtime: Runtime, bundle: Bundle, script: str = "exec sleep 1000") -> Bundle:
