@@ -77,14 +77,18 @@ def run_hooks_warn(
     env_default: Sequence[str] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Run all `hooks`, whatever fails; the failures as warnings (runtime.md, Lifecycle, 13: poststop)."""
+    """Run all `hooks`, whatever fails; the failures as warnings (runtime.md, Lifecycle, 13: poststop).
+
+    Where `cwd` is gone, which one of the hooks may have seen to, they start in /.
+    """
     warnings: list[str] = []
     document = _document(state) if hooks else b""
     for index, hook in enumerate(hooks):
         if report is not None:
             report(f"{kind} hook {hook['path']}")
         try:
-            _run(hook, document, f"{pointer}/{index}", cwd, env_default)
+            there = cwd if cwd is None or os.path.isdir(cwd) else "/"
+            _run(hook, document, f"{pointer}/{index}", there, env_default)
         except HookError as error:
             warnings.append(str(error))
     return warnings

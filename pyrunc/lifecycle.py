@@ -429,7 +429,7 @@ class Container:
         self.directory.remove()
         if poststop and config is not None:
             for warning in run_hooks_warn("poststop", hooks_of(config, "poststop"), self.hook_state("stopped", 0),
-                                          pointer="/hooks/poststop", cwd=_if_directory(data.get("bundle", "/")),
+                                          pointer="/hooks/poststop", cwd=data.get("bundle", "/"),
                                           report=self._progress):
                 self.report("warning", warning)
 
@@ -447,10 +447,6 @@ class Container:
             return self.config
         except (OSError, PyruncError):
             return None
-
-
-def _if_directory(path: str) -> str:
-    return path if os.path.isdir(path) else "/"
 
 
 def _unmount(rootfs: str) -> None:

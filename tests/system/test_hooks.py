@@ -219,6 +219,14 @@ def test_a_failing_hook_fails_run(runtime: Runtime, bundle: Bundle, host: Host, 
     assert notes.lines("ran") == ["poststop"]
 
 
+def test_a_poststop_hook_may_remove_the_bundle(runtime: Runtime, bundle: Bundle, host: Host, notes: Notes) -> None:
+    """As one that tidies up does: those after it run, too."""
+    notes.hook("poststop", f"pwd >> $NOTES/ran; rm -r {bundle.path}")
+    notes.hook("poststop", "pwd >> $NOTES/ran")
+    assert not runtime.run(bundle.args("true")).errors
+    assert notes.lines("ran") == [str(bundle.path), "/"]
+
+
 def test_poststop_failures_are_warnings_and_the_rest_run(runtime: Runtime, bundle: Bundle, host: Host,
                                                          notes: Notes) -> None:
     """runtime.md, Lifecycle, 13: must log a warning, but the remaining hooks and lifecycle continue."""
