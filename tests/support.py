@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +214,9 @@ class Host:
                           "new": sorted(set(now[what]) - set(self.before[what]))}
                    for what in now if now[what] != self.before[what]}
         assert not changed, f"the host has changed: {changed}"
+
+
+def without_hybrid(words: Sequence[str | Path]) -> list[str | Path]:
+    """The command in a mount namespace where a hybrid host has its v1 hierarchies alone: crun 1.8 refuses hybrid."""
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c",
+            'mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified; exec "$@"', "sh", *words]

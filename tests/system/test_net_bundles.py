@@ -13,11 +13,9 @@ from typing import Any
 
 import pytest
 from netlab import OUTSIDE_4, OUTSIDE_6, ROUTER_4, ROUTER_6, Lab
-from support import PYRUNC, Bundle, Result, Runtime, wait_for
+from support import PYRUNC, Bundle, Result, Runtime, wait_for, without_hybrid
 
 RUNTIMES = (PYRUNC, "runc", "crun")
-#: crun 1.8 takes neither this specification's version nor hybrid cgroups: it sees those of v1 alone.
-V1_ALONE = "mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified; exec \"$@\""
 FAMILIES = ((4, OUTSIDE_4, ROUTER_4), (6, OUTSIDE_6, ROUTER_6))
 
 
@@ -27,9 +25,8 @@ class There(Runtime):
     lab: Lab
 
     def command(self, *words: Any) -> list[str]:
-        prefix = ["unshare", "--mount", "--propagation", "private", "sh", "-c", V1_ALONE, "sh"] \
-            if self.name == "crun" else []
-        return self.lab.router.command(*prefix, *super().command(*words))
+        found = super().command(*words)
+        return self.lab.router.command(*(without_hybrid(found) if self.name == "crun" else found))
 
 
 @pytest.fixture
@@ -44,7 +41,7 @@ def there(netlab: Lab, make_runtime: Callable[..., Runtime]) -> Callable[[str], 
 
 
 def prepare(runtime: Runtime, bundle: Bundle, script: str = "exec sleep 1000") -> Bundle:
-    if runtime.name == "crun":
+    if runtime.name == "crun":  # 1.8 knows no later one
         bundle.config["ociVersion"] = "1.0.2"
     bundle.config["hostname"] = bundle.path.name
     bundle.linux.setdefault("sysctl", {})["net.ipv4.ip_unprivileged_port_start"] = "0"
