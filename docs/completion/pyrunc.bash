@@ -139,6 +139,8 @@ _pyrunc_values() {
 		--cap-drop) values=""; return 0 ;;
 		--name) values=""; return 0 ;;
 		--pull) values="missing always never"; return 0 ;;
+		--net) values="NAME host none"; return 0 ;;
+		--publish|-p) values=""; return 0 ;;
 		--uid-map) values=""; return 0 ;;
 		--gid-map) values=""; return 0 ;;
 		--platform) values=""; return 0 ;;
@@ -292,6 +294,7 @@ _pyrunc_values() {
 		--cni) values="<file>"; return 0 ;;
 		--plugins) values="<directory>"; return 0 ;;
 		--cache) values="<directory>"; return 0 ;;
+		--forget) values=""; return 0 ;;
 		--net-root) values="<directory>"; return 0 ;;
 		--dns) values=""; return 0 ;;
 		--dns-search) values=""; return 0 ;;
@@ -305,6 +308,7 @@ _pyrunc_values() {
 		--cni) values="<file>"; return 0 ;;
 		--plugins) values="<directory>"; return 0 ;;
 		--cache) values="<directory>"; return 0 ;;
+		--forget) values=""; return 0 ;;
 		--net-root) values="<directory>"; return 0 ;;
 		esac ;;
 	net_cni) case $2 in
@@ -354,7 +358,7 @@ _pyrunc_words() {
 	image_inspect) options="--config --remote --referrers --platform --store --creds --tls-verify --timeout --help" arguments="name" ;;
 	image_history) options="--no-trunc --format --store --help" arguments="name" ;;
 	image_push) options="--quiet --format --creds --tls-verify --timeout --store --help" arguments="name destination" ;;
-	image_run) options="--interactive --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --detach --rm --name --pull --uid-map --gid-map --platform --quiet --creds --tls-verify --timeout --store --help" arguments="name-of-image rest" ;;
+	image_run) options="--interactive --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --detach --rm --name --pull --net --publish --uid-map --gid-map --platform --quiet --creds --tls-verify --timeout --store --help" arguments="name-of-image rest" ;;
 	image_diff) options="--format --store --help" arguments="container" ;;
 	image_commit) options="--author --message --entrypoint --cmd --env --label --user --workdir --no-pause --compression --format --store --help" arguments="container name" ;;
 	image_import) options="--author --message --entrypoint --cmd --env --label --user --workdir --compression --format --store --help" arguments="file name" ;;

@@ -244,6 +244,8 @@ complete -c pyrunc -n '__fish_seen_subcommand_from image; and __fish_seen_subcom
 complete -c pyrunc -n '__fish_seen_subcommand_from image; and __fish_seen_subcommand_from run' -l rm -d 'delete it when it has ended; otherwise `pyrunc delete` does'
 complete -c pyrunc -n '__fish_seen_subcommand_from image; and __fish_seen_subcommand_from run' -l name -x -d 'its name, the container\'s id (default: twelve random digits)'
 complete -c pyrunc -n '__fish_seen_subcommand_from image; and __fish_seen_subcommand_from run' -l pull -x -a 'missing always never' -d 'when to ask the registry'
+complete -c pyrunc -n '__fish_seen_subcommand_from image; and __fish_seen_subcommand_from run' -l net -x -a 'NAME host none' -d 'a network of `pyrunc net`, or, for an ordinary user, pasta or slirp4netns; again for more'
+complete -c pyrunc -n '__fish_seen_subcommand_from image; and __fish_seen_subcommand_from run' -l publish -s p -x -d 'a port of the host that leads to the container\'s; without --net in the network default'
 complete -c pyrunc -n '__fish_seen_subcommand_from image; and __fish_seen_subcommand_from run' -l uid-map -x -d 'shift the owners of files; again for more'
 complete -c pyrunc -n '__fish_seen_subcommand_from image; and __fish_seen_subcommand_from run' -l gid-map -x -d 'the same for groups (default: as --uid-map)'
 complete -c pyrunc -n '__fish_seen_subcommand_from image; and __fish_seen_subcommand_from run' -l platform -x -d 'the image for another platform than this machine\'s'

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pyrunc.cli import imaging, running
 from pyrunc.cli.options import Argument, Option
+from pyrunc.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ OPTIONS = (
     Option("rm", help="delete it when it has ended; otherwise `pyrunc delete` does"),
     Option("name", kind="text", metavar="NAME", help="its name, the container's id (default: twelve random digits)"),
     Option("pull", kind="text", metavar="missing|always|never", default="missing", help="when to ask the registry"),
+    Option("net", kind="list", metavar="NAME|host|none",
+           help="a network of `pyrunc net`, or, for an ordinary user, pasta or slirp4netns; again for more"),
+    Option("publish", "p", kind="list", metavar="[HOSTIP:][PORT:]PORT[/PROTOCOL]",
+           help="a port of the host that leads to the container's; without --net in the network default"),
     *imaging.UNPACK, imaging.PLATFORM, imaging.QUIET, *imaging.REGISTRY, imaging.STORE,
 )
 ARGUMENTS = (Argument("name-of-image"), Argument("command", rest=True, required=False))
@@ -31,6 +36,12 @@ def run(args: Args, context: Context) -> int:
     from pyrunc.registry.unpack import Unpacker
 
     overrides = running.overrides(args, args.rest)
+    networks = args.lists["net"]
+    if networks in (["host"], ["none"]):
+        if args.lists["publish"]:
+            raise UsageError(f"--publish takes a network, and --net {networks[0]} is none")
+    elif {"host", "none"} & set(networks):
+        raise UsageError("--net host and --net none go with no other")
     ownership = imaging.ownership(args)
     store = imaging.store(args)
     with store.adding():
@@ -39,6 +50,12 @@ def run(args: Args, context: Context) -> int:
         unpacker = Unpacker(store, ownership, progress=progress.Progress(), warn=imaging.warner(context))
         container = Running(unpacker, image, name=args["name"], state_root=context.root, keep=not args.flag("rm"),
                            report=context.log, systemd_cgroup=context.systemd_cgroup, rootless=context.rootless)
+        if networks == ["host"]:
+            container.host_network = True
+        elif networks != ["none"] and (networks or args.lists["publish"]):
+            from pyrunc.net.bundles import Wish
+
+            container.wish = Wish(names=networks, publish=args.lists["publish"], container=container.name)
         container.prepare(overrides)
     if args.flag("detach"):
         container.background()

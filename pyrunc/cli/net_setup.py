@@ -27,6 +27,7 @@ WISH = (
     Option("plugins", kind="list", metavar="DIR", help="where CNI's plugins are (default: /usr/lib/cni, /opt/cni/bin, "
                                                        "/usr/libexec/cni)"),
     Option("cache", kind="text", metavar="DIR", help="where CNI's results are kept (default: /var/lib/pyrunc/cni)"),
+    Option("forget", kind="text", metavar="CONTAINER", hidden=True, help="whose files of names go with it"),
     netting.ROOT,
 )
 OPTIONS = (
@@ -44,7 +45,8 @@ def wish(args: Args) -> Wish:
 
     return Wish(names=args.lists["net"], publish=args.lists["publish"], ip=args.lists["ip"], mac=args["mac"],
                 aliases=args.lists["alias"], dns=args.lists.get("dns", ()), search=args.lists.get("dns-search", ()),
-                cni=args["cni"], plugins=args.lists["plugins"], cache=args["cache"], root=args["net-root"])
+                cni=args["cni"], plugins=args.lists["plugins"], cache=args["cache"], root=args["net-root"],
+                container=args["forget"])
 
 
 def run(args: Args, context: Context) -> int:

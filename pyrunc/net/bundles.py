@@ -14,7 +14,7 @@ from pyrunc.__main__ import command_line
 from pyrunc.errors import BundleError, NetworkError, PyruncError, UsageError, kernel_error
 from pyrunc.spec.load import dump_pretty, parse
 
-from . import attachments, cni_config, cni_host, hosts, networks
+from . import attachments, cni_config, cni_host, hosts, networks, rootless
 from .model import check_address, check_host_name, check_mac, parse_publish
 from .store import Store
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 TIMEOUT = 150  # seconds: longer than the locks and plugins behind a hook wait
-_KINDS = ("createRuntime", "poststop")
+_KINDS = ("createRuntime", "poststart", "poststop")
 _MARK = ("net", "hook")
 _FILES = ("hosts", "resolv.conf", "hostname")
 _MOUNTED = ["bind", "nosuid", "nodev", "noexec", "rprivate"]
@@ -35,7 +35,9 @@ class Wish:
 
     def __init__(self, *, names: Sequence[str] = (), publish: Sequence[str] = (), ip: Sequence[str] = (),
                  mac: str = "", aliases: Sequence[str] = (), dns: Sequence[str] = (), search: Sequence[str] = (),
-                 cni: str = "", plugins: Sequence[str] = (), cache: str = "", root: str = "") -> None:
+                 cni: str = "", plugins: Sequence[str] = (), cache: str = "", root: str = "",
+                 container: str = "") -> None:
+        self.container = container  # whose files of names go with it; "": they are the bundle's
         self.cni = os.path.abspath(cni) if cni else ""
         self.networks = list(dict.fromkeys(names)) or ([] if cni else [networks.DEFAULT])
         self.publish = list(publish)
@@ -48,14 +50,26 @@ class Wish:
         self.cache = os.path.abspath(cache) if cache else ""
         self.root = os.path.abspath(root) if root else ""
         self.ports = [parse_publish(text) for text in self.publish]
-        if (self.ip or self.mac) and not self.networks and not self.cni:
-            raise UsageError("an address is in a network")
+        self.program = ""  # what an ordinary user's network is made with
+        if rootless.is_ordinary():
+            self._for_an_ordinary_user()
+
+    def _for_an_ordinary_user(self) -> None:
+        """Raises UsageError, NetworkError."""
+        named = [name for name in self.networks if name != networks.DEFAULT]
+        if self.cni or named[1:] or (named and named[0] not in rootless.PROGRAMS):
+            raise UsageError("bridges and CNI's plugins take root",
+                             hint="an ordinary user has --net pasta, or slirp4netns")
+        if self.ip or self.mac or self.aliases:
+            raise UsageError("pasta and slirp4netns choose the address themselves")
+        self.program = os.path.basename(rootless.find(named[0] if named else ""))
+        self.networks = []
 
     def options(self) -> list[str]:
         """As the words of `net hook` that say the same."""
-        given = [("net", self.networks), ("publish", self.publish), ("ip", self.ip), ("alias", self.aliases),
-                 ("mac", [self.mac]), ("cni", [self.cni]), ("plugins", self.plugins), ("cache", [self.cache]),
-                 ("net-root", [self.root])]
+        given = [("net", self.networks or [self.program]), ("publish", self.publish), ("ip", self.ip),
+                 ("alias", self.aliases), ("mac", [self.mac]), ("cni", [self.cni]), ("plugins", self.plugins),
+                 ("cache", [self.cache]), ("forget", [self.container]), ("net-root", [self.root])]
         return [f"--{name}={value}" for name, values in given for value in values if value]
 
 
@@ -74,11 +88,11 @@ def set_up(bundle: str, wish: Wish) -> None:
     if not any(each.get("type") == "network" for each in namespaces):
         namespaces.append({"type": "network"})
     hooks = config.setdefault("hooks", {})
-    for kind in _KINDS:
-        words = command_line("net", "hook", *wish.options(), "attach" if kind == "createRuntime" else "detach")
+    for kind, action in (("poststart" if wish.program else "createRuntime", "attach"), ("poststop", "detach")):
+        words = command_line("net", "hook", *wish.options(), action)
         hook = {"path": words[0], "args": words, "env": _environment(), "timeout": TIMEOUT}
         # First to come, last to go: other hooks find the network there.
-        hooks[kind] = [hook, *hooks.get(kind, [])] if kind == "createRuntime" else [*hooks.get(kind, []), hook]
+        hooks[kind] = [hook, *hooks.get(kind, [])] if action == "attach" else [*hooks.get(kind, []), hook]
     taken = {str(mount.get("destination")).rstrip("/") for mount in config.get("mounts", [])}
     mounts = config.setdefault("mounts", [])
     for name, source, options in _files(bundle, config, store, found, wish):
@@ -97,7 +111,8 @@ def undo(bundle: str) -> None:
 
 def _environment() -> list[str]:
     """A hook has exactly what is here: PATH for plugins of CNI, and what says where things are kept."""
-    kept = [name for name in ("PYRUNC_NET_ROOT", "PYRUNC_CNI_CACHE") if os.environ.get(name)]
+    kept = [name for name in ("PYRUNC_NET_ROOT", "PYRUNC_CNI_CACHE", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "HOME")
+            if os.environ.get(name)]
     return ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             *(f"{name}={os.environ[name]}" for name in kept)]
 
@@ -106,7 +121,7 @@ def _files(bundle: str, config: dict[str, Any], store: Store, found: list[Any],
            wish: Wish) -> list[tuple[str, str, list[str]]]:
     """The files of names: what they are called in /etc, where they are, further options of the mount."""
     made = []
-    key = _key(bundle)
+    key = wish.container or _key(bundle)
     if wish.networks:
         # A network's file is seen by all its containers: none of them may write to it.
         made.append(("hosts", hosts.file_for(store, wish.networks, key), ["ro"]))
@@ -141,7 +156,7 @@ def _take_away(config: dict[str, Any], bundle: str) -> None:
     if "mounts" in config:
         config["mounts"] = [mount for mount in config["mounts"] if not (
             str(mount.get("destination")) in {f"/etc/{name}" for name in _FILES} and
-            (f"/hosts/of-{_key(bundle)}/" in str(mount.get("source")) or "/hosts/net-" in str(mount.get("source"))))]
+            any(place in str(mount.get("source")) for place in (f"/hosts/of-{_key(bundle)}/", "/hosts/net-")))]
 
 
 def _is_ours(hook: dict[str, Any]) -> bool:
@@ -193,6 +208,9 @@ def attach(state: State, wish: Wish, warn: Callable[[str], None]) -> None:
     """Give the container its places; all of them, or none.  Raises PyruncError."""
     if not state.pid:
         raise NetworkError(f"{state.id} has no process", hint="createRuntime is the hook that attaches")
+    if wish.program:
+        rootless.attach(state.id, state.pid, wish.program, wish.ports)
+        return
     netns = f"/proc/{state.pid}/ns/net"
     store = Store(wish.root)
     try:
@@ -204,7 +222,7 @@ def attach(state: State, wish: Wish, warn: Callable[[str], None]) -> None:
         if wish.cni:
             cni_host.add(cni_host.Cache(wish.cache), _cni(state, wish, netns))
     except BaseException:
-        detach(state, wish, lambda _: None)
+        _let_go(state, wish, lambda _: None)
         raise
 
 
@@ -221,6 +239,17 @@ def _cni(state: State, wish: Wish, netns: str) -> cni_host.Attachment:
 
 def detach(state: State, wish: Wish, warn: Callable[[str], None]) -> None:
     """Take the container out of them all; what fails is told at the end.  Raises NetworkError."""
+    try:
+        if wish.program:
+            rootless.detach(state.id)
+        else:
+            _let_go(state, wish, warn)
+    finally:
+        if wish.container:
+            hosts.forget_container(Store(wish.root), wish.container)
+
+
+def _let_go(state: State, wish: Wish, warn: Callable[[str], None]) -> None:
     failures = []
     store = Store(wish.root)
     for name in reversed(wish.networks):

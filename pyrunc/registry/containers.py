@@ -28,6 +28,7 @@ from .store import Store
 
 if TYPE_CHECKING:
     from pyrunc.lifecycle import Report
+    from pyrunc.net.bundles import Wish
 
     from .conversion import Overrides
     from .store import Image
@@ -74,6 +75,8 @@ class Running:
         self.report = report
         self.systemd_cgroup = systemd_cgroup
         self.rootless = rootless
+        self.wish: Wish | None = None  # its networks
+        self.host_network = False
         if not _NAME.fullmatch(self.name):
             raise ImageError(f"{self.name[:80]!a} is not a name for a container",
                              hint="letters, digits, _ . and -, at most 63")
@@ -106,6 +109,7 @@ class Running:
 
     def _complete(self, hostname: str) -> None:
         """The files every container gets of its own, and the hook that removes the bundle."""
+        names = ["hostname", "hosts"] if self.wish is None else ["hostname"]  # a network has a file of its hosts
         for name, text in (("hostname", f"{hostname}\n"),
                            ("hosts", f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost\n")):
             with open(f"{self.bundle}/{name}", "w") as file:
@@ -114,15 +118,22 @@ class Running:
         with open(path) as file:
             config = json.load(file)
         taken = {mount["destination"] for mount in config["mounts"]}
-        for name in ("hostname", "hosts"):
+        for name in names:
             if f"/etc/{name}" not in taken:
                 config["mounts"].append({"destination": f"/etc/{name}", "type": "bind", "source": name,
                                          "options": ["rbind", "rprivate"]})
         config["process"]["env"].append(f"HOSTNAME={hostname}")
         words = command_line("image", "umount", "--rm", self.bundle)
         config["hooks"] = {"poststop": [{"path": words[0], "env": [], "timeout": 60, "args": words}]}
+        if self.host_network:
+            config["linux"]["namespaces"] = [each for each in config["linux"]["namespaces"]
+                                             if each["type"] != "network"]
         with open(path, "w") as file:
             file.write(dump_pretty(config) + "\n")
+        if self.wish is not None:
+            from pyrunc.net import bundles
+
+            bundles.set_up(self.bundle, self.wish)
 
     def remove(self) -> None:
         """The bundle goes, if it is still there."""
@@ -153,7 +164,7 @@ class Running:
         path = f"{self.bundle}/config.json"
         with open(path) as file:
             config = json.load(file)
-        config.pop("hooks", None)
+        config["hooks"]["poststop"] = [hook for hook in config["hooks"]["poststop"] if "umount" not in hook["args"]]
         with open(path, "w") as file:
             file.write(dump_pretty(config) + "\n")
 
