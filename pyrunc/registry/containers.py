@@ -109,7 +109,8 @@ class Running:
 
     def _complete(self, hostname: str) -> None:
         """The files every container gets of its own, and the hook that removes the bundle."""
-        names = ["hostname", "hosts"] if self.wish is None else ["hostname"]  # a network has a file of its hosts
+        # A network has a file of its hosts.
+        names = ["hostname"] if self.wish is not None and self.wish.networks else ["hostname", "hosts"]
         for name, text in (("hostname", f"{hostname}\n"),
                            ("hosts", f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost\n")):
             with open(f"{self.bundle}/{name}", "w") as file:
