@@ -38,15 +38,16 @@ class CommandFailed(Exception):
     """A command of a runtime under test did not exit with 0."""
 
 
-def measure(argv: list[str], cwd: Path, output: Path) -> Sample:
-    """Run one command to its end."""
-    files = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+def measure(argv: list[str], cwd: Path, output: Path, *, stdin: str = "/dev/null",
+            environment: dict[str, str] | None = None) -> Sample:
+    """Run one command to its end; what it says is then in `output`."""
+    files = [(os.POSIX_SPAWN_OPEN, 0, stdin, os.O_RDONLY, 0)]
     # A file and not a pipe: the container keeps it open longer than the command lives.
     files += [(os.POSIX_SPAWN_OPEN, fd, str(output), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for fd in (1, 2)]
     output.unlink(missing_ok=True)
     os.chdir(cwd)
     started = time.perf_counter()
-    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=files)
+    pid = os.posix_spawn(argv[0], argv, os.environ if environment is None else environment, file_actions=files)
     _, status, usage = os.wait4(pid, 0)
     wall = time.perf_counter() - started
     if status:

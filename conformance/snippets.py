@@ -3,18 +3,42 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
 
+from conformance.errors import Failed
+
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "integrations.md"
-RUNTIME = "/usr/local/bin/pyrunc"  # there, and exchanged for the one that is tested
+DIRECTORY = "/usr/local/bin"  # of the programs there, and exchanged for that of those that are tested
+RUNTIME = f"{DIRECTORY}/pyrunc"
 SHIM = "io.containerd.runc.v2"  # containerd's own, there
 NAME = "pyrunc"  # what all of them call the runtime
 
 
+def blocks(heading: str) -> list[str]:
+    """The blocks of a section as they are."""
+    section = DOCUMENT.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return [f"{block}\n" for block in re.findall(r"\n```\w+\n(.*?)\n```\n", section, re.DOTALL)]
+
+
 def snippet(heading: str, runtime: str) -> str:
     """The first block of a section, for that runtime."""
-    section = DOCUMENT.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    block = re.search(r"\n```\w+\n(.*?)\n```\n", section, re.DOTALL)
-    assert block is not None, heading
-    return block[1].replace(RUNTIME, runtime) + "\n"
+    return blocks(heading)[0].replace(RUNTIME, runtime)
+
+
+def network(store: Path) -> str:
+    """The network of pyrunc-cni, kept in the lane: Podman's clean-up, which conmon starts, has no environment."""
+    data = json.loads(blocks("pyrunc-cni")[0])
+    data["plugins"][0]["dataDir"] = str(store)
+    return json.dumps(data)
+
+
+def plugin(runtime: str) -> Path:
+    """pyrunc-cni: beside the runtime, or beside the Python that runs this, where the runtime is another's."""
+    beside = [Path(program).parent / "pyrunc-cni" for program in (runtime, sys.executable)]
+    found = [path for path in beside if path.exists()]
+    if not found:
+        raise Failed(f"there is no {' and no '.join(map(str, beside))}")
+    return found[0]

@@ -29,7 +29,7 @@ state = "{place}/state"
   sandbox_image = "{image}"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
+    bin_dir = "{place}/plugins"
     conf_dir = "{place}/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     default_runtime_name = "{handler}"
@@ -47,8 +47,10 @@ class Containerd(Lane):
 
     def start(self) -> None:
         self.place = self.scratch / "containerd"
-        for path in (self.place, self.place / "cni", self.place / "bin"):
+        for path in (self.place, self.place / "cni", self.place / "plugins", self.place / "bin"):
             path.mkdir()
+        for plugin in Path("/usr/lib/cni").iterdir():
+            (self.place / "plugins" / plugin.name).symlink_to(plugin)
         configuration = CONFIG.format(place=self.place, handler=snippets.NAME, image=IMAGE)
         documented = snippets.snippet("containerd", self.runtime).replace(snippets.SHIM, self.shim)
         (self.place / "config.toml").write_text(configuration + documented)

@@ -100,8 +100,8 @@ class Cri:
         return decode(answer.read_bytes()[5:])
 
     @contextmanager
-    def pod(self, security: Message | None = None) -> Iterator[Pod]:
-        pod = Pod(self, self.lane.name("pod"), security or {})
+    def pod(self, security: Message | None = None, ports: list[Message] | None = None) -> Iterator[Pod]:
+        pod = Pod(self, self.lane.name("pod"), security or {}, ports or [])
         yield pod
         self.remove(pod.id)
 
@@ -117,17 +117,22 @@ class Cri:
 class Pod:
     """A pod sandbox."""
 
-    def __init__(self, cri: Cri, name: str, security: Message) -> None:
+    def __init__(self, cri: Cri, name: str, security: Message, ports: list[Message]) -> None:
         self.cri = cri
         self.config: Message = {
             1: {1: name, 2: f"uid-{name}", 3: "default", 4: 0},  # metadata
             2: "" if NODE_NETWORK.items() <= security.get(1, {}).items() else name,  # hostname
             3: str(cri.logs / name),  # log_directory
+            5: ports,  # port_mappings
             8: {2: security},  # linux.security_context
         }
         (cri.logs / name).mkdir(parents=True)
         self.logs = cri.logs / name
         self.id = text(cri.call("RunPodSandbox", {1: self.config, 2: cri.handler}), 1)
+
+    def address(self) -> str:
+        status = decode(self.cri.call("PodSandboxStatus", {1: self.id})[1][0])
+        return text(decode(status[5][0]), 1)  # network.ip
 
     def container(self, *command: str, security: Message | None = None, resources: Message | None = None,
                   mounts: list[Message] | None = None, environment: dict[str, str] | None = None) -> Container:

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import socket
+
+from conformance import snippets
 from conformance.checks import Table, wait_for
 from conformance.lanes.containerd import Containerd
 from conformance.lanes.cri import EXITED, NAMESPACE_NODE, RUNNING, UNCONFINED, decode
+from conformance.lanes.engine_options import fetched
 
 TABLE: Table[Containerd] = Table()
 check = TABLE.check
@@ -44,6 +48,35 @@ def _(containerd: Containerd) -> str:
         address = server.sh("ip -4 -o addr show eth0 | awk '{print $4}' | cut -d / -f 1")
         fetch = f"for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://{address}/ && exit; sleep 0.2; done"
         return two.container().sh(fetch)
+
+
+@check("CRI: pods in a network of pyrunc-cni, as docs/integrations.md has it",
+       "10.77.0.2; a pod: hello over the bridge; outside: hello over the bridge; then 0 attached, 0 devices",
+       short=True)
+def _(containerd: Containerd) -> str:
+    link, store = snippets.blocks("pyrunc-cni")[1], containerd.scratch / "pyrunc-net"
+    own = str(snippets.plugin(containerd.runtime))
+    containerd.must("sh", "-ec", link.replace(f"{snippets.DIRECTORY}/pyrunc-cni", own)
+                    .replace("/opt/cni/bin", str(containerd.place / "plugins")))
+    file = containerd.place / "cni/10-pods.conflist"
+
+    def used() -> bool:
+        return b"pyrunc-cni" in b"".join(containerd.cri.call("Status", {1: 1})[2])
+
+    file.write_text(snippets.network(store))
+    wait_for(used, "containerd to read its networks again")
+    try:
+        with containerd.cri.pod(ports=[{2: 80, 3: 8080}]) as one, containerd.cri.pod() as two:
+            address = one.address()
+            one.container("sh", "-c", "echo hello over the bridge >/index.html; httpd -f -p 80 -h /")
+            fetch = f"for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://{address}/ && exit; sleep 0.2; done"
+            seen = f"{address}; a pod: {two.container().sh(fetch)}; outside: {fetched('http://127.0.0.1:8080/')}"
+    finally:
+        file.unlink()
+    wait_for(lambda: not used(), "containerd to forget the network")
+    attached = list((store / "attachments").iterdir())
+    devices = [name for _, name in socket.if_nameindex() if name.startswith("pyv")]
+    return f"{seen}; then {len(attached)} attached, {len(devices)} devices"
 
 
 @check("CRI: a pod on the node's network", "the lane's")

@@ -203,6 +203,31 @@ def _(podman: Engine) -> str:
     return f"{podman.inspect(name, '{{.OCIRuntime}}')} {output(made, words)}"
 
 
+@check("a network of pyrunc-cni, as docs/integrations.md has it",
+       "one: hello over the bridge; outside: hello over the bridge; then 0 attached", short=True)
+def _(podman: Engine) -> str:
+    plugin = snippets.plugin(podman.runtime)
+    conf = snippets.blocks("pyrunc-cni")[2]
+    (podman.scratch / "cni").mkdir()
+    store = podman.scratch / "pyrunc-net"
+    (podman.scratch / "cni/10-pods.conflist").write_text(snippets.network(store))
+    environment = {**podman.environment,
+                   "CONTAINERS_CONF": str(podman.file(CONF + conf.replace(snippets.DIRECTORY, str(plugin.parent))))}
+    words = [podman.scratch / "cni" if word == podman.scratch / "networks" else word for word in podman.words]
+
+    def do(*options: str) -> str:
+        return output(podman.command(*words, *options, environment=environment), options)
+
+    serve = "echo hello over the bridge >/index.html; httpd -f -p 80 -h /"
+    do("run", "-d", "--name", "cni1", "--network", "pods", "-p", "8080:80", IMAGE, "sh", "-c", serve)
+    address = do("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "cni1")
+    fetch = f"ping -c 1 -W 5 {address} >&2 && wget -q -O - http://{address}/"
+    seen = f"one: {do('run', '--rm', '--network', 'pods', IMAGE, 'sh', '-c', fetch)}; "
+    seen += f"outside: {engine_options.fetched('http://127.0.0.1:8080/')}; "
+    do("rm", "-f", "-t", "0", "cni1")
+    return seen + f"then {len(list((store / 'attachments').iterdir()))} attached"
+
+
 # As an ordinary user
 
 NO_NETWORK = ("--network", "none")

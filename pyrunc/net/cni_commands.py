@@ -128,6 +128,7 @@ class Call:
         """As the result has it: what the runtime says, else the configuration."""
         given = self.runtime.get("dns") if isinstance(self.runtime, dict) else None
         if isinstance(given, dict) and any(given.values()):
+            given = _lower(given)
             named = {"nameservers": given.get("servers"), "search": given.get("searches"),
                      "options": given.get("options")}
             return {key: value for key, value in named.items() if value}
@@ -226,12 +227,12 @@ class Call:
         if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
             raise CniError(BAD_CONFIG, f"portMappings: {given!a} is no list of objects")
         found = []
-        for each in given:
-            numbers = [each.get("hostPort", 0), each.get("containerPort")]
+        for each in map(_lower, given):
+            numbers = [each.get("hostport", 0), each.get("containerport")]
             if not all(type(number) is int for number in numbers):
                 raise CniError(BAD_CONFIG, f"portMappings: {each!a} has no numbers for ports")
             if numbers[0]:  # a pod's port that isn't the host's
-                found.append(Publish(str(each.get("hostIP") or ""), numbers[0], numbers[1],
+                found.append(Publish(str(each.get("hostip") or ""), numbers[0], numbers[1],
                                      str(each.get("protocol") or "tcp").lower()).check())
         return found
 
@@ -252,6 +253,11 @@ class Call:
         dns = self.dns() or before.get("dns") or {}
         return {"interfaces": interfaces, "ips": [*(before.get("ips") or ()), *ips],
                 "routes": [*(before.get("routes") or ()), *routes], **({"dns": dns} if dns else {})}
+
+
+def _lower(given: dict[str, Any]) -> dict[str, Any]:
+    """With the names in lower case: containerd writes HostPort, and relies on Go's reading it as hostPort."""
+    return {name.lower(): value for name, value in given.items()}
 
 
 def _warn(text: str) -> None:

@@ -91,6 +91,15 @@ def test_add_check_del(plugin: Plugin, netlab: Lab) -> None:
     plugin("DEL", "never", "/nowhere")
 
 
+def test_ports_as_containerd_writes_them(plugin: Plugin, netlab: Lab) -> None:
+    """Its PortMapping has HostPort where the conventions say hostPort: Go's decoder takes either, and so do others."""
+    inner = netlab.container()
+    plugin("ADD", "c1", inner.path, runtimeConfig={"portMappings": [
+        {"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}]})
+    carries(netlab, inner, 8080)
+    plugin("DEL", "c1", inner.path)
+
+
 def test_a_namespace_that_has_gone(plugin: Plugin, netlab: Lab) -> None:
     """DEL without CNI_NETNS gives the address back."""
     inner = netlab.container()
