@@ -5,6 +5,7 @@
 # make vm         the tests in virtual machines alone
 # make bench      beside runc and crun             make lint       ruff and mypy alone
 # make bench-net  networks, beside CNI's plugins
+# make bench-shim the shim beside containerd's own
 # make install    into PREFIX (/usr/local)         make uninstall  out of it again
 #
 # Each installs what it needs, as root on Debian; a second run finds it there.  pyrunc is installed
@@ -34,7 +35,7 @@ SOURCES := $(shell find pyrunc shims launcher tools docs/man docs/completion set
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-all vm bench bench-net lint install uninstall clean
+.PHONY: demo test test-all vm bench bench-net bench-shim lint install uninstall clean
 .SILENT:
 .DELETE_ON_ERROR:
 
@@ -59,6 +60,8 @@ bench: $(DONE)/pyrunc $(DONE)/test-packages
 
 bench-net: $(DONE)/pyrunc $(DONE)/test-packages
 	$(VENV)/bin/python -m bench.net --pyrunc $(CURDIR)/$(VENV)/bin/pyrunc $(BENCH)
+bench-shim: $(DONE)/pyrunc $(DONE)/test-packages
+	$(VENV)/bin/python -m bench.shim --bin $(VENV)/bin $(BENCH)
 
 # In a directory of its own, dependencies and all, so that an upgrade or a removal leaves nothing and
 # no other program's packages are touched; the command finds it through the link.

@@ -13,6 +13,8 @@
 //   3. run_embedded   dlopen() libpython, start it with every path preset, call the entry function.
 //   4. run_python     where libpython or its library moved: exec an interpreter, just as isolated.
 //
+// What the shim does without an interpreter is in shim.c.
+//
 // setup.py compiles it, and defines PYRUNC_LIBPYTHON, PYRUNC_LIBDIR, PYRUNC_STDLIB, PYRUNC_DYNLOAD,
 // PYRUNC_PYTHON and PYRUNC_PREFIX from the building interpreter's sysconfig.  Without a compiler
 // pyrunc.sh serves.
@@ -238,6 +240,8 @@ seal(int exe, char *self, char **argv)
 	errno = first_error;
 }
 
+#include "shim.c"
+
 // --- The package -----------------------------------------------------------------------------
 
 // The directory that holds pyrunc/, into `package` (PATH_MAX long): by where `self` was installed.
@@ -456,6 +460,8 @@ main(int argc, char **argv)
 	find_self(self, sizeof self, private_copy, argc > 0 ? argv[0] : NULL);
 	// The plugin enters network namespaces only, where nobody can look at it, and has no arguments.
 	int program = which_program(self);
+	if (!private_copy && program == SHIM)
+		shim_without_python(argc, argv);
 	if (!private_copy && (program == SHIM || (program == COMMAND && enters_container(argc, argv)))) {
 		seal(exe, self, argv);
 		die("cannot run from a sealed copy of itself: %s (allow executable memfds with "

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -147,6 +151,108 @@ def test_options_that_are_wrong_are_an_error_of_create(box: Box) -> None:
     with pytest.raises(RpcError, match="there is no option Nosuch") as caught:
         shim.call("Create", m.CreateTaskRequest(id="c1", bundle=str(bundle.path), options=wrong), m.CreateTaskResponse)
     assert caught.value.code == ttrpc.INVALID_ARGUMENT
+
+
+class Launcher:
+    """The shim's program alone, without the package: it can do what needs no interpreter, and no more."""
+
+    def __init__(self, place: Path, short: Path) -> None:
+        self.short = short
+        self.program = place / "bin" / SHIM.name
+        self.program.parent.mkdir()
+        shutil.copy(SHIM, self.program)
+        self.bundle = place / "bundle"
+        (self.bundle / "rootfs").mkdir(parents=True)
+        self.root = place / "state"
+        (self.bundle / "options.json").write_text(json.dumps({"root": str(self.root), "systemd_cgroup": False},
+                                                             separators=(",", ":")))
+        (self.bundle / "init.pid").write_text("300")
+
+    def delete(self, *words: str, cwd: Path | None = None) -> m.DeleteResponse | None:
+        """The answer, if it needed no Python."""
+        words = words or ("-namespace", NAMESPACE, "-address", "/a", "-publish-binary", "/b", "-id", "c1", "-bundle",
+                          str(self.bundle), "delete")
+        done = subprocess.run([self.program, *words], cwd=cwd or "/", stdin=subprocess.DEVNULL, capture_output=True)
+        if done.returncode:
+            assert b"the pyrunc package is not beside" in done.stderr and not done.stdout
+            return None
+        assert not done.stderr
+        return m.DeleteResponse.decode(done.stdout)
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, short_path: Path) -> Launcher:
+    if SHIM.read_bytes()[:4] != b"\x7fELF":
+        pytest.skip("the launcher is a script here")
+    return Launcher(tmp_path, short_path)
+
+
+def test_delete_without_an_interpreter(launcher: Launcher) -> None:
+    """Where nothing is left of the container, and containerd asks all the same."""
+    for text, pid in (("300", 300), ("", 0), (None, 0)):
+        (launcher.bundle / "init.pid").unlink(missing_ok=True)
+        if text is not None:
+            (launcher.bundle / "init.pid").write_text(text)
+        answer = launcher.delete()
+        assert answer is not None and (answer.pid, answer.exit_status) == (pid, 137)
+        assert answer.exited_at is not None and abs(answer.exited_at.seconds - time.time()) < 60
+    assert launcher.delete("-debug", "--namespace", NAMESPACE, "-id", "c1", "delete", cwd=launcher.bundle) is not None
+    (launcher.bundle / "options.json").unlink()
+    (launcher.bundle / "address").write_text("unix:///nonexistent/socket")
+    assert launcher.delete() is not None
+    shutil.rmtree(launcher.bundle)
+    answer = launcher.delete()
+    assert answer is not None and answer.pid == 0
+
+
+def test_delete_unmounts_the_root_without_an_interpreter(launcher: Launcher) -> None:
+    rootfs = launcher.bundle / "rootfs"
+    for _ in range(2):
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", rootfs], check=True)
+    assert launcher.delete() is not None
+    assert not os.path.ismount(rootfs)
+
+
+def dead_socket(launcher: Launcher) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(launcher.short / "s"))
+    listener.close()
+    (launcher.bundle / "address").write_text(f"unix://{launcher.short}/s")
+
+
+def state(launcher: Launcher) -> None:
+    (launcher.root / NAMESPACE / "c1").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("change", [
+    state,
+    dead_socket,
+    lambda launcher: launcher.root.write_text("a file"),
+    lambda launcher: (launcher.bundle / "init.pid").write_text("3e2"),
+    lambda launcher: (launcher.bundle / "address").write_text("vsock://1:2"),
+    lambda launcher: (launcher.bundle / "options.json").write_text("{}"),
+    lambda launcher: (launcher.bundle / "options.json").write_text('{"root":"/\\u0061","systemd_cgroup":false}'),
+    lambda launcher: (launcher.bundle / "options.json").write_text('{"root":"' + "/x" * 4096),
+])
+def test_a_delete_that_is_left_to_python(launcher: Launcher, change: Callable[[Launcher], object]) -> None:
+    """Something of the container is there, or may be."""
+    assert launcher.delete() is not None  # the control
+    change(launcher)
+    assert launcher.delete() is None
+
+
+@pytest.mark.parametrize("words", [
+    ("-id", "c1", "delete"), ("-namespace", "n", "delete"), ("-namespace", "n", "-id", "..", "delete"),
+    ("-namespace", "n/../m", "-id", "c1", "delete"), ("-namespace", "n", "-id", "c1", "-nosuch", "x", "delete"),
+    ("-namespace", "n", "-id", "c1", "-bundle"), ("-namespace=n", "-id", "c1", "delete"), ("-v",), (),
+])
+def test_a_command_line_that_is_left_to_python(launcher: Launcher, words: tuple[str, ...]) -> None:
+    assert launcher.delete(*(words or ("-namespace", "n", "-id", "c1"))) is None
+
+
+def test_launcher_and_package_agree_on_where_the_state_is() -> None:
+    text = (Path(__file__).parents[2] / "launcher" / "shim.c").read_text()
+    assert re.findall(r'#define STATE_ROOT "(.*)"', text) == [options.STATE_ROOT]
 
 
 def test_a_path_too_long_for_a_socket() -> None:
