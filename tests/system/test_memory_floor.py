@@ -111,7 +111,9 @@ def test_little_is_charged_before_start(runtime: Runtime, bundle: Bundle, host: 
     assert 0 < used < 900 * KiB
 
 
-@pytest.mark.parametrize("limit", [4 * KiB, 64 * KiB])
+# An exec(2) needs more than 16 KiB before it closes what is to be closed, which is when it has succeeded for
+# `start`; with 64 KiB one in ten comes as far, and the program is killed, not the init.
+@pytest.mark.parametrize("limit", [4 * KiB, 16 * KiB])
 def test_an_init_killed_for_memory_is_named(runtime: Runtime, bundle: Bundle, host: Host, limit: int) -> None:
     """The line says so, with the limit; whether create or start met it."""
     limited(bundle, limit).save()
@@ -126,7 +128,7 @@ def test_an_init_killed_for_memory_is_named(runtime: Runtime, bundle: Bundle, ho
 
 
 def test_run_of_an_init_killed_for_memory_is_named(runtime: Runtime, bundle: Bundle, host: Host) -> None:
-    limit = 64 * KiB
+    limit = 16 * KiB
     result = runtime.run(limited(bundle, limit))
     assert result.code == 1 and len(result.errors) == 1, result
     assert LIMIT in result.err and str(limit) in result.err and "out of memory" in result.err
