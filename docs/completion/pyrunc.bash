@@ -137,6 +137,7 @@ _pyrunc_values() {
 		--hostname) values=""; return 0 ;;
 		--cap-add) values=""; return 0 ;;
 		--cap-drop) values=""; return 0 ;;
+		--security-opt) values=""; return 0 ;;
 		--name) values=""; return 0 ;;
 		--pull) values="missing always never"; return 0 ;;
 		--net) values="NAME host none"; return 0 ;;
@@ -225,6 +226,7 @@ _pyrunc_values() {
 		--hostname) values=""; return 0 ;;
 		--cap-add) values=""; return 0 ;;
 		--cap-drop) values=""; return 0 ;;
+		--security-opt) values=""; return 0 ;;
 		--uid-map) values=""; return 0 ;;
 		--gid-map) values=""; return 0 ;;
 		--platform) values=""; return 0 ;;
@@ -358,7 +360,7 @@ _pyrunc_words() {
 	image_inspect) options="--config --remote --referrers --platform --store --creds --tls-verify --timeout --help" arguments="name" ;;
 	image_history) options="--no-trunc --format --store --help" arguments="name" ;;
 	image_push) options="--quiet --format --creds --tls-verify --timeout --store --help" arguments="name destination" ;;
-	image_run) options="--interactive --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --detach --rm --name --pull --net --publish --uid-map --gid-map --platform --quiet --creds --tls-verify --timeout --store --help" arguments="name-of-image rest" ;;
+	image_run) options="--interactive --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --security-opt --detach --rm --name --pull --net --publish --uid-map --gid-map --platform --quiet --creds --tls-verify --timeout --store --help" arguments="name-of-image rest" ;;
 	image_diff) options="--format --store --help" arguments="container" ;;
 	image_commit) options="--author --message --entrypoint --cmd --env --label --user --workdir --no-pause --compression --format --store --help" arguments="container name" ;;
 	image_import) options="--author --message --entrypoint --cmd --env --label --user --workdir --compression --format --store --help" arguments="file name" ;;
@@ -371,7 +373,7 @@ _pyrunc_words() {
 	image_prune) options="--all --format --store --help" arguments="" ;;
 	image_login) options="--username --password --password-stdin --tls-verify --help" arguments="registry" ;;
 	image_logout) options="--all --help" arguments="registry" ;;
-	image_unpack) options="--backend --pull --cmd --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --uid-map --gid-map --platform --quiet --creds --tls-verify --timeout --store --help" arguments="name directory" ;;
+	image_unpack) options="--backend --pull --cmd --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --security-opt --uid-map --gid-map --platform --quiet --creds --tls-verify --timeout --store --help" arguments="name directory" ;;
 	image_mount) options="--platform --store --help" arguments="name directory" ;;
 	image_umount) options="--rm --store --help" arguments="directory" ;;
 	net_create) options="--subnet --gateway --ipv6 --driver --parent --mode --mtu --internal --isolate --dns --dns-search --format --net-root --help" arguments="name" ;;

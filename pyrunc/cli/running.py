@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrunc.cli.options import Args
-    from pyrunc.registry.conversion import Overrides
+    from pyrunc.registry.conversion import Overrides, Security
+    from pyrunc.spec.types import Seccomp
 
 OVERRIDES = (
     Option("env", "e", kind="list", metavar="NAME=VALUE", help="set a variable; a name alone takes the caller's value"),
@@ -28,6 +29,8 @@ OVERRIDES = (
     Option("read-only", help="its root read-only"),
     Option("cap-add", kind="list", metavar="CAP_NAME", help="another capability; again for more"),
     Option("cap-drop", kind="list", metavar="CAP_NAME", help="one capability less, or ALL; again for more"),
+    Option("security-opt", kind="list", metavar="NAME[=VALUE]",
+           help="seccomp=unconfined, seccomp=FILE (a linux.seccomp in JSON), apparmor=PROFILE, no-new-privileges"),
 )
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _PROPAGATION = ("shared", "rshared", "slave", "rslave", "private", "rprivate")
@@ -42,7 +45,49 @@ def overrides(args: Args, words: list[str] | None = None) -> Overrides:
         args=words, entrypoint=args["entrypoint"] if "entrypoint" in args.values else None, env=args.lists["env"],
         user=args["user"], workdir=args["workdir"], hostname=args["hostname"], terminal=args.flag("tty"),
         memory=size(args["memory"]) if args["memory"] else 0, mounts=[volume(text) for text in args.lists["volume"]],
-        read_only=args.flag("read-only"), cap_add=args.lists["cap-add"], cap_drop=args.lists["cap-drop"])
+        read_only=args.flag("read-only"), cap_add=args.lists["cap-add"], cap_drop=args.lists["cap-drop"],
+        security=security(args.lists["security-opt"]))
+
+
+def security(texts: list[str]) -> Security:
+    """docker's --security-opt.  Raises UsageError."""
+    from pyrunc.registry.conversion import Security
+
+    found = Security()
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name == "seccomp" and value:
+            found.seccomp = _profile(value)
+        elif name == "apparmor" and value:
+            found.apparmor = value
+        elif name == "no-new-privileges" and value in ("", "true", "false"):
+            found.no_new_privileges = value != "false"
+        else:
+            raise UsageError(f"--security-opt {text[:100]}: not known",
+                             hint="seccomp=unconfined|FILE, apparmor=PROFILE or no-new-privileges")
+    return found
+
+
+def _profile(path: str) -> Seccomp:
+    """Empty for `unconfined`."""
+    import json
+    from typing import cast
+
+    if path == "unconfined":
+        return cast("Seccomp", {})
+    try:
+        with open(path, "rb") as file:
+            profile = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--security-opt seccomp={path}: {error}") from None
+    if not isinstance(profile, dict) or "defaultAction" not in profile:
+        raise UsageError(f"--security-opt seccomp={path}: not a linux.seccomp", hint="an object with a defaultAction")
+    if "archMap" in profile or any(rule.get("includes") or rule.get("excludes") for rule in profile.get("syscalls", [])
+                                   if isinstance(rule, dict)):
+        # Without those conditions it would allow more than it says.
+        raise UsageError(f"--security-opt seccomp={path}: docker's conditions (includes, excludes, archMap) are not of "
+                         "the runtime-spec", hint="`pyrunc spec --seccomp` writes a profile that is")
+    return cast("Seccomp", profile)
 
 
 def size(text: str) -> int:

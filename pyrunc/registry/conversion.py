@@ -6,17 +6,19 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, final
 
-from pyrunc.errors import ImageError
+from pyrunc.errors import ImageError, PyruncError
+from pyrunc.libseccomp import Library
 from pyrunc.paths import clean
 from pyrunc.signals import parse_signal
 from pyrunc.spec.default import default_config
+from pyrunc.spec.seccomp_default import default_seccomp
 
 from . import users
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyrunc.spec.types import Config
+    from pyrunc.spec.types import Config, Seccomp
 
     from .idmap import Ownership
     from .store import Image
@@ -32,16 +34,46 @@ _RESERVED = ("org.systemd.property.", "run.oci.", "org.criu.", "containerd.io/",
 
 
 @final
+class Security:
+    """What confines it besides capabilities; `seccomp` is the default profile when None, and none when empty."""
+
+    __slots__ = ("apparmor", "no_new_privileges", "seccomp")
+
+    def __init__(self, *, seccomp: Seccomp | None = None, apparmor: str = "", no_new_privileges: bool = False) -> None:
+        self.seccomp = seccomp
+        self.apparmor = apparmor
+        self.no_new_privileges = no_new_privileges
+
+    def into(self, config: Config, warn: Callable[[str], None]) -> None:
+        """Write it into `config`, whose capabilities are there already."""
+        process = config["process"]
+        process["noNewPrivileges"] = self.no_new_privileges
+        if self.apparmor:
+            process["apparmorProfile"] = self.apparmor
+        profile = self.seccomp
+        if profile is None:
+            try:
+                Library()
+            except PyruncError as error:
+                warn(f"no system call is filtered: {error}")
+                return
+            profile = default_seccomp(process["capabilities"]["bounding"], os.uname().machine)
+        if profile:
+            config["linux"]["seccomp"] = profile
+
+
+@final
 class Overrides:
     """What the command line says otherwise than the image."""
 
     __slots__ = ("args", "cap_add", "cap_drop", "entrypoint", "env", "hostname", "memory", "mounts", "read_only",
-                 "terminal", "user", "workdir")
+                 "security", "terminal", "user", "workdir")
 
     def __init__(self, *, args: list[str] | None = None, entrypoint: str | None = None, env: list[str] | None = None,
                  user: str = "", workdir: str = "", hostname: str = "", terminal: bool = False, memory: int = 0,
                  mounts: list[dict[str, Any]] | None = None, read_only: bool = False,
-                 cap_add: list[str] | None = None, cap_drop: list[str] | None = None) -> None:
+                 cap_add: list[str] | None = None, cap_drop: list[str] | None = None,
+                 security: Security | None = None) -> None:
         self.args = args or []
         self.entrypoint = entrypoint
         self.env = env or []
@@ -54,6 +86,7 @@ class Overrides:
         self.read_only = read_only
         self.cap_add = cap_add or []
         self.cap_drop = cap_drop or []
+        self.security = security or Security()
 
 
 def convert(image: Image, root_fd: int, overrides: Overrides, ownership: Ownership, *,
@@ -77,7 +110,7 @@ def convert(image: Image, root_fd: int, overrides: Overrides, ownership: Ownersh
     # Another user than root gains them by a setuid program only, as execve(2) would have it.
     process["capabilities"] = {"bounding": names, "effective": names if uid == 0 else [],
                                "permitted": names if uid == 0 else []}
-    process["noNewPrivileges"] = False
+    overrides.security.into(config, warn)
     process.pop("rlimits", None)
     config["root"]["readonly"] = overrides.read_only
     config["hostname"] = overrides.hostname or "pyrunc"

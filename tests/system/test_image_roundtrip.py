@@ -197,6 +197,32 @@ def test_run_fails_and_leaves_nothing(images: Images, name: str) -> None:
     assert result.code == 1 and "no image not/there:1 in the store" in result.err
 
 
+def test_confined_by_default(images: Images, name: str, tmp_path: Path) -> None:
+    """System calls are filtered as docker filters them, unless told otherwise; the kernel says so."""
+    def status(*words: str) -> dict[str, str]:
+        lines = images.ok("run", "--rm", *words, name, "grep", "-E", "^(Seccomp|NoNewPrivs):", "/proc/self/status")
+        return dict(line.split(":\t") for line in lines.splitlines())
+
+    assert status() == {"NoNewPrivs": "0", "Seccomp": "2"}
+    assert status("--security-opt", "seccomp=unconfined") == {"NoNewPrivs": "0", "Seccomp": "0"}
+    assert status("--security-opt", "no-new-privileges")["NoNewPrivs"] == "1"
+    for options, code in (([], 1), (["--security-opt", "seccomp=unconfined"], 0)):
+        result = images("run", "--rm", *options, name, "busybox", "unshare", "-U", "true")
+        assert result.code == code and ("Operation not permitted" in result.err) == bool(code), result
+    (tmp_path / "own.json").write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]}))
+    result = images("run", "--rm", "--security-opt", f"seccomp={tmp_path}/own.json", name, "mkdir", "/new")
+    assert result.code == 1 and "/new" in result.err and "not supported" in result.err
+    assert images.ok("run", "--rm", name, "mkdir", "/new") == ""
+    (tmp_path / "docker.json").write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "excludes": {"caps": ["CAP_SYS_ADMIN"]}}]}))
+    for text, why in ((f"seccomp={tmp_path}/docker.json", "docker's conditions"), ("seccomp=/nowhere", "No such file"),
+                      ("label=disable", "not known"), ("apparmor=none-such", "none-such")):
+        result = images("run", "--rm", "--security-opt", text, name, "true")
+        assert result.code == 1 and why in result.err and len(result.errors) == 1, result
+    assert os.listdir(images.store / "containers") == []
+
+
 def test_run_detached(images: Images, name: str) -> None:
     """-d returns its name when it runs; pyrunc's commands take it; deleted, its bundle goes; with --rm by itself."""
     identity = images.ok("run", "-d", name, "sh", "-c", "echo started; sleep 1000").strip()
