@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import socket
 from struct import pack
 
 import pytest
-from netlab import OUTSIDE_4, OUTSIDE_6, ROUTER_4, ROUTER_6, Lab, Node
+from netframes import Ear, Mouth
+from netlab import OUTSIDE_4, OUTSIDE_6, ROUTER_4, ROUTER_6, Lab
 from netting import attach, gateway, ip
-from support import WAIT
 
 from pyrunc.net.model import pack_address
-
-BROADCAST = b"\xff" * 6
-ETH_P_ALL, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6 = 3, 0x0806, 0x0800, 0x86DD
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -87,73 +83,6 @@ def test_loopback_services_of_the_host(netlab: Lab) -> None:
     netlab.router.nft("flush chain inet pyrunc raw")
     assert server.ask("127.0.0.1", 9090).name == "secret"  # the control: the rule is what stopped it
     assert netlab.outside.hears_nothing("127.0.0.1", 9090)  # here it is the kernel, as route_localnet is the bridge's
-
-
-class Ear:
-    """Frames that arrive at a node's device."""
-
-    def __init__(self, node: Node, device: str = "eth0") -> None:
-        with node.inside():
-            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-        self.socket.bind((device, ETH_P_ALL))
-        self.socket.settimeout(WAIT)
-
-    def __enter__(self) -> Ear:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def until(self, mark: bytes) -> bytes:
-        """All that arrives until a frame with these bytes does."""
-        found = b""
-        while mark not in found:
-            frame, where = self.socket.recvfrom(4096)
-            if where[2] != socket.PACKET_OUTGOING:
-                found += frame + b"|"
-        return found
-
-
-class Mouth:
-    """Sends any frame out of a container's device."""
-
-    def __init__(self, node: Node, mac: str) -> None:
-        self.mac = bytes.fromhex(mac.replace(":", ""))
-        with node.inside():
-            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        self.socket.bind(("eth0", 0))
-
-    def __enter__(self) -> Mouth:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def frame(self, protocol: int, body: bytes, *, source: bytes = b"", target: bytes = BROADCAST) -> None:
-        self.socket.send(target + (source or self.mac) + pack(">H", protocol) + body)
-
-    def ipv4(self, source: str, target: str, mark: bytes, *, mac: bytes = b"", to: bytes = BROADCAST) -> None:
-        datagram = pack(">HHHH", 9, 9, 8 + len(mark), 0) + mark
-        head = pack(">BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0, 64, 17, 0) + pack_address(source) + \
-            pack_address(target)
-        self.frame(ETH_P_IP, head[:10] + _sum(head) + head[12:] + datagram, source=mac, target=to)
-
-    def ipv6(self, source: str, target: str, protocol: int, body: bytes) -> None:
-        addresses = pack_address(source) + pack_address(target)
-        if protocol == 58:
-            body = body[:2] + _sum(addresses + pack(">II", len(body), 58) + body) + body[4:]
-        self.frame(ETH_P_IPV6, pack(">IHBB", 6 << 28, len(body), protocol, 255) + addresses + body)
-
-    def arp(self, mac: bytes, address: str, mark: str) -> None:
-        self.frame(ETH_P_ARP, pack(">HHBBH", 1, ETH_P_IP, 6, 4, 2) + mac + pack_address(address) + BROADCAST
-                   + pack_address(mark))
-
-
-def _sum(data: bytes) -> bytes:
-    total = sum(int.from_bytes(data[at:at + 2].ljust(2, b"\0"), "big") for at in range(0, len(data), 2))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return pack(">H", ~total & 0xFFFF)
 
 
 def test_spoofed_sources_are_dropped(netlab: Lab) -> None:
