@@ -261,6 +261,8 @@ class Creation:
             channel.send("commit")
         except (EOFError, BrokenPipeError):
             raise self._death() from None
+        if self.net_devices is not None:
+            self.net_devices.keep()
 
     def _make_cgroup(self) -> None:
         """Make the cgroup, and only then say that whoever is found in it is ours to kill."""
@@ -407,8 +409,8 @@ class Creation:
             namespace = os.open(f"{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
         except OSError as error:
             raise kernel_error("open the container's network namespace", error, pointer="/linux/netDevices") from None
-        self.net_devices = netdevices.NetDevices(self._keep(namespace))
-        self.net_devices.move(netdevices.plan(self.bundle.config))
+        self.net_devices = netdevices.NetDevices(self._keep(namespace), self._keep(os.pidfd_open(self.pid)))
+        self.net_devices.move(netdevices.plan(self.bundle.config), self.container.directory.fd)
 
     def _create_hooks(self) -> None:
         self.hooks_ran = True

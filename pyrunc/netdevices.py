@@ -4,7 +4,7 @@
 A process of its own does it, standing in the container's network namespace, so that ours is never
 left.  The kernel takes a device's addresses away when it moves: those that the specification wants
 kept are given back.  When the container ends the kernel does as it always does with a namespace's
-devices; only a create that fails puts them back.
+devices; only a create that fails, or is killed, puts them back.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from .linux.syscall import clone3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import signal as _signal
     from typing import Any
 
+    from .channel import Channel
     from .linux.netlink import Address, Link, Route
     from .spec.types import Config
+else:
+    import _signal  # what `signal` wraps; that one costs importing enum
 
 # What an address is added with; the rest (who made it, how long ago) is not for us to say.
 _KEPT_ATTRIBUTES = (netlink.IFA_ADDRESS, netlink.IFA_LOCAL, netlink.IFA_BROADCAST, netlink.IFA_RT_PRIORITY,
@@ -56,57 +59,117 @@ def plan(config: Config) -> list[NetDevice]:
 
 
 class NetDevices:
-    """The devices that were moved into the namespace behind `namespace`."""
+    """The devices moved into the namespace behind `namespace`, from `move` until `keep` or `put_back`.
 
-    __slots__ = ("moved", "namespace")
+    The process that moves them waits for either.  Should create be killed meanwhile, it ends the init that
+    `pidfd` stands for and gives the devices back: the kernel would destroy the virtual ones.
+    """
 
-    def __init__(self, namespace: int) -> None:
+    __slots__ = ("channel", "namespace", "pid", "pidfd")
+
+    def __init__(self, namespace: int, pidfd: int) -> None:
         self.namespace = namespace
-        self.moved: list[dict[str, Any]] = []
+        self.pidfd = pidfd
+        self.pid = 0
+        self.channel: Channel | None = None
 
-    def move(self, devices: list[NetDevice]) -> None:
-        """Move all of them or none.  Raises PyruncError."""
+    def move(self, devices: list[NetDevice], lock: int) -> None:
+        """Move all of them or none.  Raises PyruncError.
+
+        `lock`: a descriptor with the container's lock, so that whoever cleans up after a crash comes later.
+        """
         if os.fstat(self.namespace).st_ino == os.stat("/proc/self/ns/net").st_ino:
             raise ConfigError("/linux/netDevices",
                               "the network namespace is the runtime's own: there is nowhere to move to")
-        self.moved = self._elsewhere(lambda here, there, home: _move_all(devices, here, there, self.namespace, home))
-
-    def put_back(self) -> None:
-        """Undo `move`, for a container that isn't to be.  Raises PyruncError."""
-        moved, self.moved = self.moved, []
-        if moved:
-            self._elsewhere(lambda here, there, home: _put_back(moved, here, there, home))
-
-    def _elsewhere(self, work: Callable[[Route, Route, int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Do `work` in a process that has a socket here and one in the container's network namespace."""
-        ours, theirs = pair()
-        pid = clone3(0)
-        if pid == 0:
+        self.channel, theirs = pair()
+        try:
+            self.pid = clone3(0)
+        except OSError as error:
+            raise kernel_error("fork", error, pointer="/linux/netDevices") from None
+        if self.pid == 0:
             try:
-                ours.close()
-                home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-                here = netlink.Route()
-                k.setns(self.namespace, k.CLONE_NEWNET)
-                theirs.send("done", devices=work(here, netlink.Route(), home))
-            except PyruncError as failure:
-                theirs.send_error(failure)
-            except OSError as failure:
-                hint = "needs CAP_NET_ADMIN, on the host too" if failure.errno == errno.EPERM else ""
-                theirs.send_error(kernel_error("move the network devices", failure, pointer="/linux/netDevices",
-                                               hint=hint))
-            except BaseException as failure:
-                theirs.send_error(PyruncError(f"move the network devices: {failure!r}"))
+                _signal.set_wakeup_fd(-1)  # `run` has one, which we are about to close
+                _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+                os.setsid()
+                # Not our end of the init's channel: the init has to see that create is gone.
+                k.close_all_but({theirs.fd, self.namespace, self.pidfd, lock})
+                _main(theirs, devices, self.namespace, self.pidfd)
             finally:
                 os._exit(0)
         theirs.close()
+        self._wait()
+
+    def keep(self) -> None:
+        """The container is: the devices are its own from now on."""
+        if self.channel is not None:
+            try:
+                self.channel.send("keep")
+            except BrokenPipeError:
+                pass  # killed by somebody, which changes nothing
+            self._end()
+
+    def put_back(self) -> None:
+        """Undo `move`, for a container that isn't to be.  Raises PyruncError."""
+        if self.channel is not None:
+            try:
+                self.channel.send("back")
+            except BrokenPipeError:
+                pass
+            self._wait()
+            self._end()
+
+    def _wait(self) -> None:
+        assert self.channel is not None
         try:
-            done: list[dict[str, Any]] = ours.expect("done")["devices"]
-            return done
+            self.channel.expect("done")
+        except PyruncError:
+            self._end()
+            raise
         except EOFError:
-            raise PyruncError("the process that moves the network devices died") from None
-        finally:
-            ours.close()
-            os.waitpid(pid, 0)
+            self._end()
+            raise PyruncError("the process that moves the network devices died", pointer="/linux/netDevices") from None
+
+    def _end(self) -> None:
+        assert self.channel is not None
+        self.channel.close()
+        self.channel = None
+        os.waitpid(self.pid, 0)
+
+
+def _main(channel: Channel, devices: list[NetDevice], target: int, pidfd: int) -> None:
+    """The process that moves: a socket in the runtime's network namespace, one in the container's."""
+    try:
+        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        here = netlink.Route()
+        k.setns(target, k.CLONE_NEWNET)
+        there = netlink.Route()
+        moved = _move_all(devices, here, there, target, home)
+        if _is_wanted(channel):
+            return
+        try:
+            _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)  # it may have been told that all is well
+        except ProcessLookupError:
+            pass
+        _put_back(moved, here, there, home)
+        channel.send("done")
+    except PyruncError as failure:
+        channel.send_error(failure)
+    except BrokenPipeError:
+        pass  # nobody is left to be told
+    except OSError as failure:
+        hint = "needs CAP_NET_ADMIN, on the host too" if failure.errno == errno.EPERM else ""
+        channel.send_error(kernel_error("move the network devices", failure, pointer="/linux/netDevices", hint=hint))
+    except BaseException as failure:
+        channel.send_error(PyruncError(f"move the network devices: {failure!r}"))
+
+
+def _is_wanted(channel: Channel) -> bool:
+    """Say that the devices are there; whether they are to stay."""
+    try:
+        channel.send("done")
+        return channel.receive().get("kind") == "keep"
+    except (EOFError, BrokenPipeError):
+        return False  # create was killed
 
 
 def _move_all(devices: list[NetDevice], here: Route, there: Route, target: int, home: int) -> list[dict[str, Any]]:
@@ -152,7 +215,7 @@ def _find(device: NetDevice, here: Route, taken: set[str]) -> Link:
     return link
 
 
-def _put_back(moved: list[dict[str, Any]], here: Route, there: Route, home: int) -> list[dict[str, Any]]:
+def _put_back(moved: list[dict[str, Any]], here: Route, there: Route, home: int) -> None:
     failure: OSError | None = None
     for record in reversed(moved):
         try:
@@ -166,7 +229,6 @@ def _put_back(moved: list[dict[str, Any]], here: Route, there: Route, home: int)
             failure = failure or error  # the others still go
     if failure is not None:
         raise kernel_error("put the network devices back", failure, pointer="/linux/netDevices")
-    return []
 
 
 def _free_index(route: Route, wanted: int) -> int:

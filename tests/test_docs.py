@@ -232,6 +232,16 @@ def test_the_table_of_attacks_names_every_test_of_one() -> None:
     assert len(rows) == len(marked) >= 25
 
 
+def test_every_known_hole_has_a_test_and_a_line() -> None:
+    """Each CVE that a document names is named by a test, and the other way round."""
+    def named(text: str) -> set[str]:
+        return {f"CVE-{year}-{number}" for year, number in re.findall(r"(?i)\bcve[-_](\d{4})[-_](\d+)", text)}
+
+    tested = named("\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py")))
+    assert named("\n".join(document.read_text() for document in DOCUMENTS)) == tested
+    assert len(tested) > 60
+
+
 def test_every_name_a_document_says_of_the_library_exists() -> None:
     import pyrunc
 

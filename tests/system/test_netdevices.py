@@ -7,11 +7,14 @@ The runtime runs in a network namespace of the test's own, whose devices these a
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import killed_at
 from support import Bundle, Host, Runtime, wait_for
 
 
@@ -215,6 +218,44 @@ def test_a_create_that_fails_puts_them_back(runtime: Runtime, net: Net, bundle: 
     assert {("10.9.0.1", 24), ("fd00:9::1", 64)} <= set(net.address_lines("d0"))
     assert "state UP" in net.ip("link show dev d0")
     assert json.loads(net.ip("-j address show dev d1")) == before
+
+
+def test_a_create_that_is_killed_puts_them_back(runtime: Runtime, net: Net, bundle: Bundle, host: Host, tmp_path: Path,
+                                                long: bool) -> None:
+    """A veth whose namespace ends is destroyed: it comes home first, wherever after the move create died."""
+
+    def make() -> None:
+        net.veth("d0", "10.9.0.1/24", "fd00:9::1/64")
+        net.veth("d1", "10.9.1.1/24", up=False)
+
+    def state() -> dict[str, object]:
+        return {link["ifname"]: (link["address"], "UP" in link["flags"],
+                                 {(entry["local"], entry["prefixlen"]) for entry in link["addr_info"]
+                                  if entry["scope"] == "global"}) for link in json.loads(net.ip("-j address"))}
+
+    make()
+    devices(bundle, d0="eth0", d1="eth%d").args("sleep", "100").save()
+    trace, command, container = tmp_path / "trace", runtime.command("create", "--bundle", bundle.path), runtime.new_id()
+    subprocess.run(["strace", "-o", trace, *command, container], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL, check=True, timeout=60)
+    assert {link["ifname"] for link in inside(runtime, container)} == {"eth0", "eth1"}  # the control
+    runtime.clean_up()
+    wait_for(lambda: not net.names(), "the pairs to be destroyed")
+    calls = [line.partition("(")[0] for line in trace.read_text().splitlines() if re.match(r"\w+\(", line)]
+    first = max(index for index, call in enumerate(calls) if call == "clone3")  # the process that moves them
+    last = max(index for index, call in enumerate(calls) if call == "wait4")  # which is at its end by then
+    while calls[last] != "write":  # of the word that they may stay
+        last -= 1
+    make()
+    before = state()
+    points = range(first + 1, last + 1)
+    for index in sorted({*points[::max(1, len(points) // 40)], last} if long else {points[0], points[len(points) // 2],
+                                                                                  last}):
+        container = runtime.new_id()
+        killed_at([*command, container], trace, calls[index], calls[:index + 1].count(calls[index]))
+        deleted = runtime("delete", "--force", container)
+        assert (deleted.code, deleted.err) == (0, ""), (calls[index], index, deleted)
+        wait_for(lambda: state() == before, f"the devices, after {calls[index]} ({index} of {len(calls)})")
 
 
 def test_delete_leaves_them_to_the_kernel(runtime: Runtime, net: Net, bundle: Bundle, host: Host) -> None:

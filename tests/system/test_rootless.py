@@ -89,6 +89,13 @@ def test_a_user_is_root_in_its_own_container(home: Path, host: Host) -> None:
     assert (home / "rootfs/tmp/made").stat().st_uid == UID
 
 
+@pytest.mark.parametrize(("granted", "expected"), [(0, "deny"), (1000, "allow")])
+def test_a_user_can_not_give_up_groups(home: Path, host: Host, granted: int, expected: str) -> None:
+    """CVE-2014-8989: where a group is denied something, leaving it would gain that; granted ids may leave."""
+    result = User(home, granted).run(spec(both(granted) if granted else "", "cat /proc/self/setgroups") + "$P run web")
+    assert result.lines == [expected], result
+
+
 def test_granted_ids_are_mapped(home: Path, host: Host) -> None:
     """A process of another id than root inside, with groups; on the host what it makes is the granted id's."""
     (home / "rootfs/tmp").chmod(0o1777)

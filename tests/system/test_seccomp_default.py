@@ -62,7 +62,7 @@ TABLE = [
     ("nfsservctl", "180:0:0:0", "EPERM"),
     ("pidfd_getfd", "438:-1:0:0", "EPERM"),
     ("personality, ADDR_NO_RANDOMIZE", f"135:{0x40000}", "EPERM"),
-    ("socket AF_ALG", "41:38:5:0", "EPERM"),
+    ("socket AF_ALG", "41:38:5:0", "EPERM"),  # CVE-2026-31431
     ("socket AF_VSOCK", "41:40:1:0", "EPERM"),
     ("i386's socket of AF_ALG", "i359:38:5:0", "EPERM"),
     ("i386's keyctl", "i288:0:0", "EPERM"),

@@ -253,7 +253,8 @@ def in_a_user_namespace(bundle: Bundle, tmp_path: Path) -> None:
 
 @pytest.mark.attack("CVE-2016-9962", "an ordinary user looks into an init that waits for start")
 def test_cve_2016_9962_a_created_init_cannot_be_looked_into(runtime: Runtime, bundle: Bundle, host: Host,
-                                                            attack: Attack, weakened: Callable[[str], Runtime]) -> None:
+                                                            attack: Attack, runc: Runtime,
+                                                            weakened: Callable[[str], Runtime]) -> None:
     uid = 4321
     bundle.process["user"] = {"uid": uid, "gid": uid}
     bundle.process["capabilities"] = {}
@@ -266,6 +267,7 @@ def test_cve_2016_9962_a_created_init_cannot_be_looked_into(runtime: Runtime, bu
         return looked.returncode == 0
 
     attack.on(runtime, works(runtime))
+    attack.on(runc, works(runc))
     attack.on("pyrunc that says it is dumpable", works(weakened(
         "from pyrunc.linux import process as k\nplain = k.prctl\n"
         "k.prctl = lambda option, *rest: plain(option, 1) if option == k.PR_SET_DUMPABLE else plain(option, *rest)")))
