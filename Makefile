@@ -28,7 +28,8 @@ TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bi
 # What checkpoints and their tests need.
 TEST_PACKAGES += criu iptables gcc libc6-dev tar
 # Networks and their tests.
-TEST_PACKAGES += nftables iproute2 util-linux containernetworking-plugins slirp4netns passt
+TEST_PACKAGES += nftables iproute2 util-linux containernetworking-plugins slirp4netns passt \
+	dbus-daemon python3-dbus python3-gi gir1.2-glib-2.0 libnftables1
 
 SOURCES := $(shell find pyrunc shims launcher tools docs/man docs/completion setup.py pyproject.toml \
 	-name __pycache__ -prune -o -type f ! -name '*.so' -print)

@@ -12,6 +12,7 @@ from conformance import image, snippets
 from conformance.checks import Table, wait_for
 from conformance.errors import Failed
 from conformance.lanes import engine, engine_options
+from conformance.lanes.base import output
 from conformance.lanes.engine import IMAGE, Engine
 from conformance.sandbox import SUB_IDS, USER, Room
 
@@ -134,6 +135,44 @@ def _(engine: Engine) -> str:
 @check("seccomp: the default profile refuses a user namespace", "unshare: unshare(0x10000000): Operation not permitted")
 def _(engine: Engine) -> str:
     return engine.script("unshare --user true 2>&1 || :")
+
+
+#: A router between an outside and a namespace of pyrunc's network, on the host that dockerd is on.
+BESIDE = """
+ip netns add outside
+ip netns add inside
+ip link add out type veth peer name in netns outside
+ip address add 192.0.2.2/24 dev out
+ip link set out up
+ip -n outside address add 192.0.2.1/24 dev in
+ip -n outside link set in up
+echo of the outside >outside/index.html
+echo of the inside >inside/index.html
+ip netns exec outside busybox httpd -p 80 -h outside
+"$PYRUNC" net create beside --subnet 10.66.0.0/24 >&2
+"$PYRUNC" net attach web beside --netns /run/netns/inside -p 8066:80 >&2
+ip netns exec inside busybox httpd -p 80 -h inside
+ip netns exec inside wget -q -T 5 -O - http://192.0.2.1/
+ip netns exec outside wget -q -T 5 -O - http://192.0.2.2:8066/
+ip netns exec outside wget -q -T 5 -O - http://192.0.2.2:8067/
+iptables -S DOCKER-USER | grep -c pyr
+"$PYRUNC" net detach web beside
+"$PYRUNC" net rm beside >&2
+iptables -S DOCKER-USER | grep -c pyr || true
+"""
+
+
+@check("networks of pyrunc's beside: out, in by a published port, by Docker's; rules in DOCKER-USER, and after",
+       "of the outside|of the inside|of docker|2|0")
+def _(docker: Engine) -> str:
+    where = docker.directory()
+    for name in ("inside", "outside"):
+        (where / name).mkdir()
+    environment = {**docker.environment, "PYRUNC_NET_ROOT": str(where / "net"),
+                   "PYRUNC": str(snippets.plugin(docker.runtime).with_name("pyrunc"))}
+    with docker.container("-p", "8067:80", IMAGE, "sh", "-c", "echo of docker >/index.html; httpd -f -p 80 -h /"):
+        done = docker.command("sh", "-ec", BESIDE, cwd=where, environment=environment)
+    return "|".join(output(done, ("sh",)).splitlines())
 
 
 @check("daemon.json as docs/integrations.md has it", f"{snippets.NAME} hello", timeout=120)

@@ -294,6 +294,8 @@ class Rule:
         name, body = self.expressions[-1] if self.expressions else ("", b"")
         if name == "reject":
             return "reject"
+        if name == "target":  # iptables' own, as it writes them itself
+            return "reject" if _decode(dict(attributes(body)).get(1, b"")) == "REJECT" else ""
         for kind, value in attributes(body) if name == "immediate" else []:
             if kind == 2:
                 for inner, words in attributes(value):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of others that drop what is forwarded: an accept of ours is not the last word, a drop of theirs is.
 
-Docker and many a firewall set the policy of iptables' FORWARD to DROP.  There a rule of ours lets our bridges through,
-in DOCKER-USER where Docker has one, since that is what it is for; it gives nothing away, our own table still decides.
+Docker and many a firewall set the policy of iptables' FORWARD to DROP, others end it with REJECT.  There a rule of
+ours lets our bridges through, in DOCKER-USER where Docker has one, since that is what it is for; it gives nothing
+away, our own table still decides.
 Of other tables it is told which one drops, and what to do about it.
 """
 
@@ -39,7 +40,7 @@ def admit(netfilter: Netfilter, network: Network, warn: Callable[[str], None]) -
                     (chain.family == 10 and 6 not in families):
                 continue
             if chain.family in _IPTABLES and (chain.table, chain.name) == ("filter", "FORWARD"):
-                if chain.policy == "drop":
+                if _drops(netfilter, chain):
                     _let_through(netfilter, chain.family, chains)
             elif _drops(netfilter, chain) and not _mentions(netfilter, chain, network.interface):
                 warn(_told(chain, network))
@@ -99,7 +100,8 @@ def _mentions(netfilter: Netfilter, chain: Chain, device: str) -> bool:
 
 def _told(chain: Chain, network: Network) -> str:
     family = _FAMILIES.get(chain.family, str(chain.family))
-    remedy = (f"`firewall-cmd --zone=trusted --add-interface={network.interface}` lets it through"
+    remedy = (f"`firewall-cmd --permanent --zone=trusted --add-interface={network.interface}` and `firewall-cmd "
+              f"--reload` let it through"
               if chain.table == "firewalld" else
               f"`nft insert rule {family} {chain.table} {chain.name} iifname {network.interface} accept` and the same "
               f"with oifname let it through")

@@ -17,6 +17,9 @@ DOCKER = """\
 -A FORWARD -i docker0 -j ACCEPT
 COMMIT
 """
+FORWARD = {"docker": DOCKER, "a policy": "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n",
+           "a last rule": "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT\n"
+                          "-A FORWARD -j REJECT --reject-with icmp-host-prohibited\nCOMMIT\n"}
 
 
 def check(netlab: Lab) -> None:
@@ -46,11 +49,10 @@ def come(lab: Lab) -> str:
     return first.err
 
 
-@pytest.mark.parametrize("chains", ["docker", "plain"])
+@pytest.mark.parametrize("chains", FORWARD)
 def test_docker_and_iptables(two: Lab, chains: str) -> None:
-    """The policy of FORWARD is DROP: a rule for our bridges stands in DOCKER-USER, or in FORWARD; not for ever."""
-    text = DOCKER if chains == "docker" else "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n"
-    two.router.run("iptables-nft-restore", stdin=text)
+    """FORWARD lets nothing through: a rule for our bridges stands in DOCKER-USER, or in FORWARD; not for ever."""
+    two.router.run("iptables-nft-restore", stdin=FORWARD[chains])
     before = two.router.run("iptables-nft-save")
     assert come(two) == ""
     check(two)
@@ -79,7 +81,8 @@ def test_it_says_when_another_table_drops(two: Lab, rules: str, chain: str) -> N
     table = "firewalld" if chain == "filter_FORWARD" else "mine"
     two.router.nft(f"table inet {table} {{\n{rules.replace('; ', ';' + chr(10))}\n}}")
     said = come(two)
-    remedy = ("`firewall-cmd --zone=trusted --add-interface=pyr-one` lets it through" if table == "firewalld" else
+    remedy = ("`firewall-cmd --permanent --zone=trusted --add-interface=pyr-one` and `firewall-cmd --reload` let it "
+              "through" if table == "firewalld" else
               "`nft insert rule inet mine strict iifname pyr-one accept` and the same with oifname let it through")
     assert said == (f"pyrunc: warning: the chain {chain} of table inet {table} drops what it doesn't know, one's "
                     f"traffic too: {remedy}\n")
