@@ -61,6 +61,7 @@ bench: $(DONE)/pyrunc $(DONE)/test-packages
 
 bench-net: $(DONE)/pyrunc $(DONE)/test-packages
 	$(VENV)/bin/python -m bench.net --pyrunc $(CURDIR)/$(VENV)/bin/pyrunc $(BENCH)
+
 bench-shim: $(DONE)/pyrunc $(DONE)/test-packages
 	$(VENV)/bin/python -m bench.shim --bin $(VENV)/bin $(BENCH)
 

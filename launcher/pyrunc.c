@@ -460,8 +460,13 @@ main(int argc, char **argv)
 	find_self(self, sizeof self, private_copy, argc > 0 ? argv[0] : NULL);
 	// The plugin enters network namespaces only, where nobody can look at it, and has no arguments.
 	int program = which_program(self);
-	if (!private_copy && program == SHIM)
-		shim_without_python(argc, argv);
+	if (program == SHIM && private_copy) {
+		argc = without_room(argc, argv);
+	} else if (program == SHIM) {
+		shim_without_python(exe, argc, argv);
+		if (getenv(TEMPLATE_VARIABLE) != NULL)
+			argv = with_room(argc, argv);
+	}
 	if (!private_copy && (program == SHIM || (program == COMMAND && enters_container(argc, argv)))) {
 		seal(exe, self, argv);
 		die("cannot run from a sealed copy of itself: %s (allow executable memfds with "

@@ -4,11 +4,13 @@
 //
 // containerd runs `delete` after every container, also where the shim has left nothing of it: that
 // answer needs no Python.  pyrunc_shim/manage.py does the same, and all the rest: whatever is out of the
-// ordinary in here, an argument even, is left to it.
+// ordinary in here, an argument even, is left to it.  `start` is handed on to the process that an earlier
+// one has left behind (pyrunc_shim/template.py), if that is there and wants it.
 
 #include <stdint.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 
@@ -17,6 +19,9 @@
 #define OPTIONS_END "\",\"systemd_cgroup\":"
 #define MAX_ID 1024                          // pyrunc/state.py
 #define KILLED 137                           // 128 + SIGKILL
+#define TEMPLATES "/run/containerd/pyrunc-shim"
+#define TEMPLATE_VARIABLE "PYRUNC_SHIM_TEMPLATE"  // pyrunc_shim/starting.py
+#define TEMPLATE_SECONDS 5
 
 struct shim_arguments {
 	const char *namespace, *id, *bundle, *action;
@@ -223,11 +228,148 @@ shim_delete(const struct shim_arguments *given)
 		_exit(answer_delete(pid) ? 0 : 1);
 }
 
+// Where the template of this very program is, or would be, in these namespaces.
+static bool
+name_template(int exe, char *path, size_t size)
+{
+	struct stat file, pids, mounts;
+
+	if (fstat(exe, &file) < 0 || stat("/proc/self/ns/pid", &pids) < 0 || stat("/proc/self/ns/mnt", &mounts) < 0)
+		return false;
+	int n = snprintf(path, size, TEMPLATES "/%jx-%jx-%jx%08jx-%jx-%jx", (uintmax_t)file.st_dev,
+	                 (uintmax_t)file.st_ino, (uintmax_t)file.st_mtim.tv_sec, (uintmax_t)file.st_mtim.tv_nsec,
+	                 (uintmax_t)pids.st_ino, (uintmax_t)mounts.st_ino);
+	return n > 0 && (size_t)n < size;
+}
+
+static int
+connect_template(const char *path)
+{
+	struct sockaddr_un name = {.sun_family = AF_UNIX};
+	struct timeval limit = {.tv_sec = TEMPLATE_SECONDS};
+	struct ucred peer;
+	socklen_t length = sizeof peer;
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -1;
+	strcpy(name.sun_path, path);
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0 &&
+	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0 &&
+	    connect(fd, (struct sockaddr *)&name, sizeof name) == 0 &&
+	    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.uid == geteuid())
+		return fd;
+	close(fd);
+	return -1;
+}
+
+// `word` with its end behind `at`; NULL where there is no room.
+static char *
+put_word(char *at, const char *end, const char *word)
+{
+	size_t size = strlen(word) + 1;
+
+	if (at == NULL || (size_t)(end - at) < size)
+		return NULL;
+	memcpy(at, word, size);
+	return at + size;
+}
+
+// What the template needs to be us: the number of arguments, they, and the environment, each with its end;
+// working directory and standard streams.
+static bool
+send_request(int fd, int argc, char **argv)
+{
+	static char text[60000];
+	char *at = text, *end = text + sizeof text, number[16];
+	int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int fds[] = {here, 0, 1, 2};
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof fds)];
+	} control = {0};
+
+	snprintf(number, sizeof number, "%d", argc);
+	at = put_word(at, end, number);
+	for (int i = 0; i < argc; i++)
+		at = put_word(at, end, argv[i]);
+	for (char **variable = environ; *variable != NULL; variable++)
+		at = put_word(at, end, *variable);
+	if (here < 0 || at == NULL)
+		return false;
+	struct iovec data = {.iov_base = text, .iov_len = (size_t)(at - text)};
+	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control,
+	                         .msg_controllen = sizeof control};
+	control.header.cmsg_level = SOL_SOCKET;
+	control.header.cmsg_type = SCM_RIGHTS;
+	control.header.cmsg_len = CMSG_LEN(sizeof fds);
+	memcpy(CMSG_DATA(&control.header), fds, sizeof fds);
+	bool sent = sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)data.iov_len;
+	close(here);
+	return sent;
+}
+
+// `start` by the template.  Returns where there is none that takes it; the next may be left behind at `path`.
 static void
-shim_without_python(int argc, char **argv)
+shim_start(const char *path, int argc, char **argv)
+{
+	static const char accepted[] = "accepted";
+	struct timeval forever = {0};
+	char word[16];
+	unsigned char status = 0;
+	int fd = connect_template(path);
+
+	if (fd < 0)
+		return;
+	if (!send_request(fd, argc, argv) || recv(fd, word, sizeof word, 0) != (ssize_t)strlen(accepted)) {
+		close(fd);
+		return;
+	}
+	// What it has read from our stdin is gone: from here on the answer is its own.
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof forever);
+	if (recv(fd, &status, 1, 0) != 1)
+		die("the shim ended before it had answered");
+	_exit(status);
+}
+
+static void
+shim_without_python(int exe, int argc, char **argv)
 {
 	struct shim_arguments arguments;
+	const char *own_core = getenv("SCHED_CORE");
+	char path[sizeof ((struct sockaddr_un *)0)->sun_path];
 
-	if (parse_shim_arguments(argc, argv, &arguments) && strcmp(arguments.action, "delete") == 0)
+	unsetenv(TEMPLATE_VARIABLE);
+	if (!parse_shim_arguments(argc, argv, &arguments))
+		return;
+	if (strcmp(arguments.action, "delete") == 0)
 		shim_delete(&arguments);
+	if (strcmp(arguments.action, "start") != 0 || (own_core != NULL && *own_core != '\0') ||
+	    !name_template(exe, path, sizeof path))
+		return;
+	shim_start(path, argc, argv);
+	setenv(TEMPLATE_VARIABLE, path, 1);
+}
+
+// The arguments, and behind them room for those of another shim: what is forked from a template shows its own
+// to who asks the kernel for them.
+static char **
+with_room(int argc, char **argv)
+{
+	enum { ROOM = 256 };
+	char **words = calloc((size_t)argc + ROOM + 1, sizeof *words);
+
+	if (words == NULL)
+		die("out of memory");
+	for (int i = 0; i < argc + ROOM; i++)
+		words[i] = i < argc ? argv[i] : "";
+	return words;
+}
+
+static int
+without_room(int argc, char **argv)
+{
+	while (argc > 1 && argv[argc - 1][0] == '\0')
+		argc--;
+	return argc;
 }

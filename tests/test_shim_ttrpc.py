@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyrunc_shim import server as servers
 from pyrunc_shim import ttrpc
 from pyrunc_shim.client import Client
 from pyrunc_shim.loop import Loop
 from pyrunc_shim.messages import Any as AnyMessage
 from pyrunc_shim.messages import KeyValue, Request, Response, StateRequest, StateResponse
 from pyrunc_shim.server import LATER, Call, Server
+from pyrunc_shim.starting import listen
 from pyrunc_shim.ttrpc import RpcError
 
 SERVICE = "test.Service"
@@ -40,7 +40,7 @@ class Served:
             "Fail": (StateRequest, self.fail), "Crash": (StateRequest, self.crash), "Nothing": (StateRequest, self.no),
             "Large": (StateRequest, lambda _call, _request: AnyMessage(value=bytes(ttrpc.MAX_DATA))),
         }
-        self.server = Server(self.loop, servers.listen(str(path)), {SERVICE: methods}, self.errors.append)
+        self.server = Server(self.loop, listen(str(path)), {SERVICE: methods}, self.errors.append)
         self.wake, self._stop = os.pipe()
         self.loop.watch(self.wake, 1, lambda _events: self.loop.stop())
         self.thread = threading.Thread(target=self.loop.run)

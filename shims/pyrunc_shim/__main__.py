@@ -29,18 +29,21 @@ def entry(_launched: int = 0) -> None:
 
 def main(words: list[str]) -> int:
     from pyrunc.errors import UsageError
+    from pyrunc_shim.arguments import Arguments
+
+    arguments = Arguments(words)
+    if arguments.action == "start" and not arguments.switches - {"debug"}:
+        from pyrunc_shim import starting
+
+        arguments.require()
+        return starting.start(arguments)
     from pyrunc_shim import manage
 
-    arguments = manage.Arguments(words)
     if arguments.switches & {"v", "version"}:
         return manage.version()
     if "info" in arguments.switches:
         return manage.info()
     arguments.require()
-    if arguments.action == "start":
-        from pyrunc_shim.daemon import serve
-
-        return manage.start(arguments, serve)
     if arguments.action == "delete":
         return manage.delete(arguments)
     raise UsageError(f"unknown action {arguments.action!r}", hint="start or delete")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 import pyrunc
 from pyrunc.linux import process as k
@@ -18,28 +19,49 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from _socket import socket
+    from collections.abc import Iterator
 
-    from .manage import Arguments, Surroundings
+    from .arguments import Arguments, Surroundings
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
 _FAREWELL_SECONDS = 5.0  # for the last answer and the last events, as the reference
 _COLLECT_SECONDS = 30.0
+_LOAD_SECONDS = 0.3  # after which a container that ends at once has ended
 #: Of commands, of programs that use the library, of a package without its compiled part.
 _OTHERS = {"pyrunc.__main__", "pyrunc._seal", "pyrunc.linux._syscall_ctypes", "pyrunc.delegate", "pyrunc.explain",
            "pyrunc.foreground", "pyrunc.terminal"}
 
 
-def preload() -> None:
-    """Import all that a container may ever need: the package may be upgraded, or go, under a shim that runs."""
+def modules() -> Iterator[str]:
+    """All that a container may ever need."""
     top = os.path.dirname(pyrunc.__file__)
     for package, below in (("pyrunc", top), ("pyrunc.spec", f"{top}/spec"), ("pyrunc.linux", f"{top}/linux")):
         for name in sorted(os.listdir(below)):
             stem, dot, suffix = name.partition(".")
             module = f"{package}.{stem}"
             if (dot, suffix) == (".", "py") and stem != "__init__" and module not in _OTHERS:
-                __import__(module)
-    from . import metrics  # noqa: F401
+                yield module
+    yield "pyrunc_shim.metrics"
+
+
+def load(names: list[str]) -> None:
+    for name in names:
+        __import__(name)
+
+
+def load_later(loop: Loop) -> None:
+    """Load the rest when there is time, a module between other things: the package may be upgraded, or go, under us."""
+    names = [name for name in modules() if name not in sys.modules]
+
+    def one() -> None:
+        if not names:
+            operations.report("debug", "all code is loaded")
+            return
+        loop.later(0, one)
+        load([names.pop()])
+
+    loop.later(_LOAD_SECONDS, one)
 
 
 def defect(error: Exception) -> None:
@@ -53,11 +75,8 @@ def defect(error: Exception) -> None:
 
 def serve(arguments: Arguments, around: Surroundings, listener: socket, path: str) -> None:
     """Serve on the socket until a Shutdown or a signal."""
-    preload()
     # What is loaded stays, in pages that the workers share.
-    gc.collect()
     gc.freeze()
-    gc.disable()
     operations.debugging = "debug" in arguments.switches
     k.prctl(k.PR_SET_CHILD_SUBREAPER, 1)
     loop = Loop()
@@ -79,6 +98,7 @@ def serve(arguments: Arguments, around: Surroundings, listener: socket, path: st
     for number in (_signal.SIGPIPE, _signal.SIGHUP):
         _signal.signal(number, _signal.SIG_IGN)
     loop.later(_COLLECT_SECONDS, collect)
+    load_later(loop)
     try:
         loop.run()
     finally:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 
-from pyrunc import checkpoint as checkpoints
-from pyrunc import execution, restore
 from pyrunc.creation import CreateOptions
 from pyrunc.errors import ContainerNotFound
 from pyrunc.lifecycle import Container
@@ -59,6 +57,8 @@ def mount(bundle: str, mounts: list[Mount]) -> None:
 def restore_container(container_id: str, bundle: str, root: str, images: str, options: Options,
                       console: int) -> dict[str, Any]:
     """Create the container from a checkpoint, where its processes go on: its init's pid."""
+    from pyrunc import restore
+
     container = restore.restore(bundle, container_id, root, CreateOptions(
         pid_file=f"{bundle}/init.pid", systemd_cgroup=options.systemd_cgroup, console_fd=console),
         restore.RestoreOptions(image_path=images, work_path=options.criu_work_path), report)
@@ -67,6 +67,8 @@ def restore_container(container_id: str, bundle: str, root: str, images: str, op
 
 def checkpoint(container_id: str, root: str, bundle: str, images: str, options: CheckpointOptions) -> None:
     """Write the container to files; it goes on unless the options say that it exits."""
+    from pyrunc import checkpoint as checkpoints
+
     work = options.work_path or f"{bundle}/criu-work"
     with Container.load(container_id, root, report) as container:
         checkpoints.checkpoint(container, checkpoints.CheckpointOptions(
@@ -96,6 +98,8 @@ def start(container_id: str, root: str) -> None:
 def start_exec(container_id: str, root: str, spec: bytes, terminal: bool, pid_file: str,
                console: int) -> dict[str, Any]:
     """Run another process in the container: its pid."""
+    from pyrunc import execution
+
     process = load_process(spec, "the process")
     process["terminal"] = terminal
     with Container.load(container_id, root, report) as container:

@@ -7,7 +7,7 @@ Every call runs at once; answers go out as they are ready, in any order.
 from __future__ import annotations
 
 import os
-from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, socket
+from _socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
 from _struct import unpack
 
 from . import ttrpc
@@ -234,18 +234,3 @@ class Server:
         self._listener.close()
         for connection in list(self.connections):
             connection.close()
-
-
-def listen(path: str) -> socket:
-    """A listening socket at `path`, for us alone.  Raises OSError."""
-    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
-    mask = os.umask(0o177)
-    try:
-        listener.bind(path)
-        listener.listen(128)
-    except OSError:
-        listener.close()
-        raise
-    finally:
-        os.umask(mask)
-    return listener

@@ -15,7 +15,7 @@ from pyrunc.lifecycle import Container
 from pyrunc.state import check_id
 
 from . import messages as m
-from . import metrics, operations, options, ttrpc
+from . import operations, options, ttrpc
 from .codec import DecodeError
 from .exits import Exits
 from .server import LATER
@@ -109,6 +109,8 @@ class Service:
             value=m.ProcessDetails(exec_id=execs[pid]).encode()) if pid in execs else None) for pid in pids])
 
     def stats(self, _call: Call, request: m.StatsRequest) -> Message:
+        from . import metrics
+
         task = self._task(request.id)
         try:
             return m.StatsResponse(stats=metrics.metrics(task.container.cgroup if task.container else None))

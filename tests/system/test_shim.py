@@ -26,6 +26,7 @@ from shim_client import (
     Events,
     Shim,
     descriptors,
+    end_templates,
     fifos,
     program,
     read_all,
@@ -58,7 +59,8 @@ class Box:
         self.created: list[tuple[str, Path]] = []
 
     def launch(self, container_id: str, bundle: Path, stdin: bytes = b"") -> Shim:
-        done = program(bundle, container_id, self.events, "start", stdin=stdin)
+        (bundle / "log").touch()
+        done = program(bundle, container_id, self.events, "-debug", "start", stdin=stdin)
         assert done.returncode == 0 and not done.stderr, done
         address = done.stdout.decode()
         assert (bundle / "address").read_text() == address
@@ -66,6 +68,11 @@ class Box:
         self.shims.append(shim)
         self.created.append((container_id, bundle))
         return shim
+
+    def settle(self, container_id: str) -> None:
+        """Wait until the shim that was launched for the container has loaded all its code."""
+        log = dict(self.created)[container_id] / "log"
+        wait_for(lambda: "all code is loaded" in log.read_text(), "the shim to load its code")
 
     def run(self, container_id: str, script: str, change: Callable[[Bundle], object] | None = None,
             start: bool = True, **more: Any) -> Shim:
@@ -93,6 +100,7 @@ class Box:
         for shim in self.shims:
             shim.close()
             Path(shim.address.removeprefix("unix://")).unlink(missing_ok=True)
+        end_templates()
 
 
 @pytest.fixture
@@ -395,7 +403,7 @@ def test_a_client_that_comes_back(box: Box) -> None:
 
 
 def test_an_upgrade_under_a_shim(box: Box, tmp_path: Path) -> None:
-    """All that it will need is loaded when it starts: the package may be replaced, or go."""
+    """All that it will need is loaded soon after its start: the package may be replaced, or go."""
     copy = tmp_path / "installed"
     site = next(path for path in Path(SHIM).parents[1].glob("lib/python3*/site-packages"))
     target = copy / site.relative_to(Path(SHIM).parents[1])
@@ -416,7 +424,7 @@ def test_an_upgrade_under_a_shim(box: Box, tmp_path: Path) -> None:
         shim = box.launch("c1", bundle.path)
     finally:
         shim_client.SHIM = before
-    shim.pid()  # it has answered, so it has started
+    box.settle("c1")
     shutil.rmtree(copy)
     shim.create("c1", bundle.path, box.root)
     shim.start("c1")
@@ -449,6 +457,7 @@ def test_many_cycles_leave_a_shim_as_it_was(box: Box, long: bool) -> None:
     def resident() -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4
 
+    box.settle("group")
     for number in range(10):
         cycle(number)
     box.events.wait("c9", "delete")

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pyrunc_shim import manage, options, ttrpc
 from pyrunc_shim import messages as m
-from pyrunc_shim.manage import Arguments
+from pyrunc_shim import options, starting, ttrpc
+from pyrunc_shim.arguments import Arguments
 from pyrunc_shim.ttrpc import RpcError
 from shim_client import NAMESPACE, SHIM, Shim, program
 
@@ -257,7 +257,7 @@ def test_launcher_and_package_agree_on_where_the_state_is() -> None:
 
 def test_a_path_too_long_for_a_socket() -> None:
     with pytest.raises(UsageError, match="is longer than 106"):
-        manage.socket_path("/" + "d" * 60, "a", "n", "g")
-    paths = {manage.socket_path("/s", *words) for words in (("a", "n", "g"), ("a", "n", "h"), ("a", "o", "g"),
+        starting.socket_path("/" + "d" * 60, "a", "n", "g")
+    paths = {starting.socket_path("/s", *words) for words in (("a", "n", "g"), ("a", "n", "h"), ("a", "o", "g"),
                                                             ("b", "n", "g"))}
     assert len(paths) == 4

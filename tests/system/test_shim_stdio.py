@@ -34,6 +34,7 @@ def test_much_through_every_stream(box: Box, long: bool) -> None:
     streams = fifos(box.tmp_path)
     shim = box.run("c1", CAT, **streams)
     pid = shim.pid()
+    box.settle("c1")
     before = resident(pid)
     counted: list[int] = []
 
