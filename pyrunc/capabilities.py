@@ -108,12 +108,15 @@ def parse_set(names: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def from_config(
-    config_caps: Mapping[str, Sequence[str] | None] | None, granted_permitted: int, granted_bounding: int
+    config_caps: Mapping[str, Sequence[str] | None] | None, granted_permitted: int, granted_bounding: int,
+    uid: int = -1,
 ) -> tuple[CapabilitySets, list[str]]:
     """The sets of `process.capabilities` as far as they can be granted; a warning for each set that can't be whole.
 
     config.md, Linux Process: what can't be mapped to the kernel or be granted is a warning, not an
-    error.  No `capabilities` means none.  `granted_*` are the masks the runtime itself holds.
+    error.  No `capabilities` means none.  `granted_*` are the masks the runtime itself holds.  With `uid` 0
+    nothing is said of ambient ones that aren't inheritable, which many callers ask for (`runc spec`, Buildah):
+    what execve(2) gives root doesn't depend on them (capabilities(7)).
     """
     config_caps = config_caps or {}
     warnings: list[str] = []
@@ -134,7 +137,10 @@ def from_config(
     inheritable = sets.bounding if granted_permitted & _SETPCAP else sets.bounding & granted_permitted
     sets.inheritable = wanted("inheritable", inheritable, "not in the bounding set")
     sets.effective = wanted("effective", sets.permitted, "not permitted")
-    sets.ambient = wanted("ambient", sets.permitted & sets.inheritable, "not both permitted and inheritable")
+    if uid == 0:
+        sets.ambient = wanted("ambient", sets.permitted, "not permitted") & sets.inheritable
+    else:
+        sets.ambient = wanted("ambient", sets.permitted & sets.inheritable, "not both permitted and inheritable")
     return sets, warnings
 
 

@@ -8,6 +8,7 @@ small or well-formed: past the fork the other end is a process that has entered 
 from __future__ import annotations
 
 import os
+import select
 from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_CREDENTIALS, SCM_RIGHTS, SO_PASSCRED, SOL_SOCKET, socket
 from _struct import unpack
 
@@ -17,6 +18,7 @@ from .spec.load import dump, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 MAX_MESSAGE = 65536
@@ -30,10 +32,12 @@ class Unheard(EOFError):
 class Channel:
     """One end of the wire."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("fd", "watched")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        # What is called whenever this descriptor is readable while a message is waited for; it may raise.
+        self.watched: tuple[int, Callable[[], None]] | None = None
 
     def send(self, kind: str, **fields: Any) -> None:
         """Send a message.  Raises BrokenPipeError when the other end is gone."""
@@ -48,11 +52,23 @@ class Channel:
 
     def receive(self) -> dict[str, Any]:
         """The next message.  Raises EOFError when the other end is gone, the error when it sent one."""
+        self._wait()
         try:
             packet = os.read(self.fd, MAX_MESSAGE)
         except ConnectionResetError:
             raise Unheard from None
         return _message(packet)
+
+    def _wait(self) -> None:
+        """Until there is something to receive, where something else is to be watched meanwhile."""
+        if self.watched is None:
+            return
+        other, called = self.watched
+        poller = select.poll()
+        for fd in (self.fd, other):
+            poller.register(fd, select.POLLIN)
+        while all(fd != self.fd for fd, _ in poller.poll()):
+            called()
 
     def ask_for_senders(self) -> None:
         """Have the kernel say of each message that is sent to this end from here on who sent it (unix(7))."""
@@ -64,6 +80,7 @@ class Channel:
 
     def receive_from(self, pid: int) -> dict[str, Any]:
         """The next message, which has to be from process `pid`: its descriptor may have got into other hands."""
+        self._wait()
         connection = socket(fileno=self.fd)
         try:
             packet, ancillary, _, _ = connection.recvmsg(MAX_MESSAGE, CMSG_SPACE(12), MSG_CMSG_CLOEXEC)

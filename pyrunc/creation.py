@@ -414,10 +414,12 @@ class Creation:
 
     def _create_hooks(self) -> None:
         self.hooks_ran = True
-        state = self.container.hook_state("creating", self.pid)
-        for kind in ("prestart", "createRuntime"):
-            run_hooks(kind, hooks_of(self.bundle.config, kind), state, pointer=f"/hooks/{kind}",
-                      cwd=self.bundle.path, report=lambda message: self.report("debug", message))
+        # runtime.md, State: `creating` is step 2, `created` what comes after it, as both kinds of hooks do, and
+        # when create has finished, as it hasn't.  prestart hooks date from when `start` ran them.
+        for kind, status in (("prestart", "created"), ("createRuntime", "creating")):
+            run_hooks(kind, hooks_of(self.bundle.config, kind), self.container.hook_state(status, self.pid),
+                      pointer=f"/hooks/{kind}", cwd=self.bundle.path,
+                      report=lambda message: self.report("debug", message))
 
     def _death(self) -> PyruncError:
         """Why the init is gone, as far as its exit status tells."""

@@ -58,10 +58,12 @@ class ExecOptions:
     """What the command line adds to the process.
 
     `sub_cgroups`: by controller ("" on v2) a cgroup below the container's, to be joined in its place.
+    `watched`: a descriptor, and what is called when it is readable while the process is waited for; what
+    that raises ends it.
     """
 
     __slots__ = ("console_fd", "console_socket", "ignore_paused", "pid_file", "pidfd_socket", "preserve_fds",
-                 "sub_cgroups")
+                 "sub_cgroups", "watched")
 
     def __init__(self, *, console_socket: str = "", pid_file: str = "", pidfd_socket: str = "", preserve_fds: int = 0,
                  sub_cgroups: dict[str, str] | None = None, ignore_paused: bool = False, console_fd: int = -1) -> None:
@@ -72,6 +74,7 @@ class ExecOptions:
         self.sub_cgroups = sub_cgroups or {}
         self.ignore_paused = ignore_paused
         self.console_fd = console_fd  # for a caller that relays a terminal itself: a socket for the master
+        self.watched: tuple[int, Callable[[], None]] | None = None
 
 
 def start(container: Container, wanted: Process, options: ExecOptions | None = None, *,
@@ -163,6 +166,7 @@ class Execution:
         self.exposed = self._is_exposed()
         self.channel, theirs = pair()
         self.channel.ask_for_senders()
+        self.channel.watched = options.watched
         plan = entering.EntryPlan(self.container, self.process, joins, theirs, proc, self._root(proc), console_fd,
                                   keep_fds, exposed=self.exposed)
         try:
@@ -365,7 +369,8 @@ class Execution:
         try:
             if self.pid:
                 os.kill(self.pid, 9)  # not waited for yet: the pid is its own
-                self._wait()
+                if self.container.status() != "paused":  # on v1 it dies only when it is resumed
+                    self._wait()
         except OSError:
             pass  # it was quicker
         if self.wrote_pid_file:

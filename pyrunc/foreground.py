@@ -32,6 +32,14 @@ else:
 # What a shell does with jobs in the background is done to us; glibc keeps 32 and 33.
 _UNHANDLED = frozenset((_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGTTIN, _signal.SIGTTOU, 32, 33))
 _NOT_FORWARDED = frozenset((_signal.SIGCHLD, _signal.SIGURG, _signal.SIGWINCH))
+_GIVE_UP = frozenset((_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM))
+
+
+class GivenUp(BaseException):
+    """A signal that ends programs came before there was one to forward it to."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def run(bundle: str, container_id: str, root: str, options: Callable[[int], CreateOptions], *, detach: bool,
@@ -105,20 +113,29 @@ def restore(bundle: str, container_id: str, root: str, options: Callable[[int], 
     config = _config_of(bundle)
     process = config.get("process") if config is not None else None
     ours = theirs = -1
-    if process is not None and process.get("terminal"):
-        from .terminal import console_pair
+    streams = None
+    if config is not None and process is not None:
+        if process.get("terminal"):
+            from .terminal import console_pair
 
-        ours, theirs = console_pair()
+            ours, theirs = console_pair()
+        else:
+            streams = _streams(process, config)
     signals = Signals()
-    container = restoring.restore(bundle, container_id, root, options(theirs), images, report)
+    try:
+        container = restoring.restore(bundle, container_id, root, options(theirs), images, report)
+    finally:
+        _give_back(streams)
     if theirs >= 0:
         os.close(theirs)
     try:
-        status = _attend(container.pid, ours, signals, {})
+        status = _attend(container.pid, ours, signals, {streams.reader: streams.copy} if streams is not None else {})
     except BaseException:
         _abandon(container)
         raise
     finally:
+        if streams is not None:
+            streams.finish()
         signals.restore()
     _delete(container)
     return status
@@ -148,10 +165,17 @@ def execute(container: Container, wanted: Process, options: Callable[[int], Exec
     signals = Signals() if not detach else None
     pid = 0
     try:
+        how = options(theirs)
+        if signals is not None:
+            how.watched = (signals.fd, signals.look)
         try:
-            pid = execution.start(container, wanted, options(theirs))
+            pid = execution.start(container, wanted, how)
+        except GivenUp as given_up:
+            return 128 + given_up.number
         finally:
             _give_back(streams)
+        if signals is not None:
+            signals.put_back()
         if theirs >= 0:
             os.close(theirs)
         others = {streams.reader: streams.copy} if streams is not None else {}
@@ -239,11 +263,12 @@ def _attend(pid: int, socket_fd: int, signals: Signals, others: Watched,
 class Signals:
     """Our signals as bytes on a descriptor, forwarded to the init; its exit status when it is reaped."""
 
-    __slots__ = ("_mask", "_saved", "_write", "fd", "status")
+    __slots__ = ("_early", "_mask", "_saved", "_write", "fd", "status")
 
     def __init__(self) -> None:
         self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.status: int | None = None
+        self._early = b""
         self._saved = {}
         _signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in range(1, 65):
@@ -262,6 +287,19 @@ class Signals:
             _signal.signal(number, handler)
         os.close(self.fd)
         os.close(self._write)
+
+    def look(self) -> None:
+        """What has arrived, before there is a process to forward it to.  Raises GivenUp for what ends one."""
+        numbers = os.read(self.fd, 512)
+        for number in numbers:
+            if number in _GIVE_UP:
+                raise GivenUp(number)
+        self._early = (self._early + numbers)[-512:]
+
+    def put_back(self) -> None:
+        """What has been looked at is to be handled now."""
+        if self._early:
+            os.write(self._write, self._early)
 
     def handle(self, pid: int, numbers: bytes) -> None:
         """Forward what arrived; reap whatever has exited."""

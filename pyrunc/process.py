@@ -92,6 +92,7 @@ class ProcessPlan:
             wanted,
             every if own_namespace else k.capget()[1],
             every if own_namespace else bounding,
+            self.uid,
         )
         self.labels: Labels | None = None
         if process.get("apparmorProfile") or process.get("selinuxLabel"):

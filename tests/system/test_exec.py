@@ -403,3 +403,24 @@ def test_a_paused_container(runtime: Runtime, bundle: Bundle, started: Callable[
         waiting.wait(0.7)
     assert runtime("resume", container).code == 0
     assert waiting.communicate(timeout=20)[0] == b"woken\n" and waiting.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_in_a_paused_container_can_be_given_up(runtime: Runtime, bundle: Bundle,
+                                                       started: Callable[..., str], number: int) -> None:
+    """By the signals that end a program; it isn't run when the container is resumed, and nothing is left.
+
+    runc, too, takes such a signal for one to forward, and goes on waiting.
+    """
+    if runtime.name != "pyrunc":
+        pytest.skip("runc goes on waiting")
+    container = started(bundle)
+    assert runtime("pause", container).code == 0
+    waiting = subprocess.Popen(runtime.command("exec", "--ignore-paused", container, "touch", "/ran"))
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(0.5)
+    waiting.send_signal(number)
+    assert waiting.wait(20) == 128 + number
+    assert runtime("resume", container).code == 0
+    assert runtime("exec", container, "ls", "/ran").code == 1
+    wait_for(lambda: len(json.loads(runtime("ps", "--format", "json", container).out)) == 1, "it to be gone")

@@ -262,6 +262,14 @@ def test_ambient_capabilities_reach_a_users_program(runtime: Runtime, bundle: Bu
                                               "inheritable": both, "ambient": bind}
 
 
+def test_root_has_no_warning_of_ambient_capabilities(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """`runc spec` asks for three that aren't inheritable, and runc runs that without a word."""
+    bundle.process["capabilities"]["ambient"] = ["CAP_KILL"]
+    bundle.process["capabilities"]["inheritable"] = []
+    result = runtime.run(bundle, "grep CapAmb /proc/self/status")
+    assert result.code == 0 and int(result.out.split()[1], 16) == 0 and result.err == "", result
+
+
 def test_an_unknown_capability_is_a_warning(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     """config.md: what can't be mapped to the kernel must not be an error, but a warning."""
     for name in CAPABILITIES[:-1]:

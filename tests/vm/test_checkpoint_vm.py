@@ -322,6 +322,37 @@ def test_a_terminal_in_the_foreground(runtime: Runtime, bundle: Bundle, host: Ho
     assert is_gone(runtime, container)
 
 
+def test_streams_in_the_foreground(runtime: Runtime, bundle: Bundle, host: Host, images: Path) -> None:
+    """As with run: what a user's program writes comes to the terminal of who restores, which isn't given away."""
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    bundle.args("i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done").save()
+    container = runtime.new_id()
+
+    def show(words: list[str], expected: bytes) -> tuple[subprocess.Popen[bytes], int]:
+        master, slave = pty.openpty()
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
+        text = b""
+        while expected not in text:
+            assert select.select([master], [], [], 60)[0], text
+            text += os.read(master, 4096)
+        assert os.fstat(slave).st_uid == 0
+        assert os.readlink(f"/proc/{runtime.state(container)['pid']}/fd/1").startswith("pipe:")
+        os.close(slave)
+        return process, master
+
+    first, master = show(runtime.command("run", "--bundle", str(bundle.path), container), b"line 3\r\n")
+    checkpoint(runtime, container, images)
+    assert first.wait(60) == 137
+    last = os.read(master, 65536).split()[-1]
+    os.close(master)
+    second, master = show(runtime.command("restore", "--image-path", str(images), "--bundle", str(bundle.path),
+                                          container), b"line %d\r\n" % (int(last) + 1))
+    assert runtime("kill", container, "KILL").code == 0
+    assert second.wait(60) == 137
+    os.close(master)
+    assert is_gone(runtime, container)
+
+
 def test_tcp_established_inside(runtime: Runtime, bundle: Bundle, host: Host, images: Path) -> None:
     """A connection within the container's own network namespace; without the option criu refuses."""
     script = ("(while :; do sleep 0.2; echo tick; done) | nc -l -p 7000 >/dev/null & "
