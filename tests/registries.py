@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import http.server
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -165,6 +167,68 @@ class TokenServer:
         done = subprocess.run(["openssl", "dgst", "-sha256", "-sign", self.path / "key.pem"], input=signed.encode(),
                               capture_output=True, check=True)
         return f"{signed}.{base64.urlsafe_b64encode(done.stdout).rstrip(b'=').decode()}"
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Proxy:
+    """An HTTP proxy on loopback that wants a password; `requests` are the methods and targets it let through."""
+
+    def __init__(self, user: str, password: str) -> None:
+        self.requests: list[str] = []
+        self.forwarded: list[dict[str, str]] = []
+        owner = self
+        right = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def allowed(self) -> bool:
+                if self.headers.get("Proxy-Authorization") == right:
+                    owner.requests.append(f"{self.command} {self.path}")
+                    return True
+                self.send_error(407)
+                return False
+
+            def do_CONNECT(self) -> None:
+                if not self.allowed():
+                    return
+                host, _, port = self.path.rpartition(":")
+                with socket.create_connection((host, int(port)), 30) as onward:
+                    self.send_response(200)
+                    self.end_headers()
+                    ends = {self.connection: onward, onward: self.connection}
+                    while ends:
+                        for end in select.select(list(ends), [], [], 30)[0]:
+                            data = end.recv(65536)
+                            if not data:
+                                return
+                            ends[end].sendall(data)
+
+            def do_GET(self) -> None:
+                if not self.allowed():
+                    return
+                parts = urllib.parse.urlsplit(self.path)
+                kept = {name: value for name, value in self.headers.items() if not name.lower().startswith("proxy-")}
+                owner.forwarded.append(kept)
+                onward = http.client.HTTPConnection(parts.netloc, timeout=30)
+                onward.request(self.command, f"{parts.path}?{parts.query}", headers={**kept, "Connection": "close"})
+                answer = onward.getresponse()
+                body = answer.read()
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in ("connection", "transfer-encoding"):
+                        self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
         self.server.shutdown()

@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from typing import TYPE_CHECKING, Any, final
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import unquote, urlencode, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -194,9 +194,24 @@ class Session:
         pool = self._pools.get(key)
         if pool is None:
             options: dict[str, Any] = {"num_pools": 8, "maxsize": 8, "ssl_context": self._tls(ours)}
-            pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+            pool = self._through(proxy, options) if proxy else urllib3.PoolManager(**options)
             self._pools[key] = pool
         return pool
+
+    def _through(self, proxy: str, options: dict[str, Any]) -> urllib3.ProxyManager:
+        """A proxy's connections; what its address has before the @ is for the proxy alone (RFC 9110, 11.7.1)."""
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        try:
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("an http:// or https:// address it is not")
+            address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+            user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+            headers = urllib3.make_headers(proxy_basic_auth=user) if user != ":" else None
+            return urllib3.ProxyManager(address, proxy_headers=headers, **options)
+        except (HTTPError, ValueError) as error:
+            shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            raise RegistryError(f"{self.where}: the proxy {shown[:200]!a}: {error}",
+                                hint="HTTPS_PROXY and HTTP_PROXY name it, NO_PROXY what goes without it") from None
 
     def _tls(self, ours: bool) -> ssl.SSLContext:
         """TLS as the endpoint is configured; a host we were redirected to gets the system's authorities alone."""

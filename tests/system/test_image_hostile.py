@@ -313,13 +313,17 @@ def test_foreign_layers_are_not_fetched_from_anywhere_they_say(images: Images, r
     assert elsewhere.requests == []
 
 
-def bomb(size: int) -> tuple[bytes, str]:
-    """A gzip layer of zeros, made without having them in memory; and its diff id."""
+def bomb(size: int, compression: str) -> tuple[bytes, str]:
+    """A layer of zeros, made without having them in memory; and its diff id."""
     head = tarmaker.header("zeros", size=tarmaker.base256(size, 12))
     verifier = hashlib.sha256(head)
     import zlib
 
-    stream = zlib.compressobj(9, zlib.DEFLATED, 31)
+    import zstandard
+
+    stream: Any = zlib.compressobj(9, zlib.DEFLATED, 31)
+    if compression == "zstd":
+        stream = zstandard.ZstdCompressor().compressobj()
     pieces = [stream.compress(head)]
     block = bytes(1 << 20)
     for _ in range(size >> 20):
@@ -330,14 +334,16 @@ def bomb(size: int) -> tuple[bytes, str]:
     return b"".join(pieces), "sha256:" + verifier.hexdigest()
 
 
-def test_a_decompression_bomb(images: Images, registry: HostileRegistry, long: bool) -> None:
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_a_decompression_bomb(images: Images, registry: HostileRegistry, long: bool, compression: str) -> None:
     """What a layer inflates to is limited by its own size; the memory it takes is not its size at all."""
     size = (4096 if long else 512) << 20
-    data, diff_id = bomb(size)
+    data, diff_id = bomb(size, compression)
     assert len(data) < size // 500
     registry.image(compress=lambda _: b"")
     rootfs = {"rootfs": {"type": "layers", "diff_ids": [diff_id]}}
     document = registry.image(b"", compress=lambda _: data, config=rootfs)
+    document["layers"][0]["mediaType"] = hostile.LAYER.replace("gzip", compression)
     registry.put(document, "1")
     refused(images, registry, "a decompression bomb?", seconds=600)
     assert images.leftovers() == [] and list((images.store / "layers").iterdir()) == []
@@ -413,3 +419,25 @@ x-test = "1"
         ("mirror.example.com", ("https",), "/v2", False, True), ("127.0.0.1:5000", ("http",), "/prefix/v2", True, True),
         ("real.example.com", ("https",), "/v2", True, False)]
     assert found[0].ca == (f"{directory}/ca.crt",) and found[1].headers == {"x-test": "1"}
+
+
+def test_referrers(images: Images, registry: HostileRegistry) -> None:
+    """Listing Referrers, or the tag that stands for it where a registry has none; what is no index is refused."""
+    document = registry.image(layer())
+    registry.put(document, "1")
+    subject = digest(registry.manifests["1"][1])
+    signature = {"mediaType": hostile.MANIFEST, "digest": "sha256:" + "0" * 64, "size": 7,
+                 "artifactType": "application/x-signature", "annotations": {"who": "alice"}}
+    index = json.dumps({"schemaVersion": 2, "mediaType": hostile.INDEX, "manifests": [signature]}).encode()
+    has: dict[str, Answer] = {}
+    registry.hook = lambda request: next((answer for path, answer in has.items() if path in request.path), None)
+    name = f"{registry.host}/x/y:1"
+    assert json.loads(images.ok("inspect", "--referrers", name)) == []  # 404 on both
+    typed = {"Content-Type": hostile.INDEX}
+    for path in (f"/x/y/referrers/{subject}", f"/x/y/manifests/{subject.replace(':', '-')}"):
+        has.clear()
+        has[path] = Answer(body=index, headers=typed)
+        assert json.loads(images.ok("inspect", "--referrers", name)) == [signature]
+        has[path] = Answer(body=registry.manifests["1"][1], headers=typed)
+        result = images("inspect", "--referrers", name)
+        assert result.code == 1 and "not an index" in result.err and len(result.errors) == 1
