@@ -6,6 +6,7 @@
 # make bench      beside runc and crun             make lint       ruff and mypy alone
 # make bench-net  networks, beside CNI's plugins
 # make bench-shim the shim beside containerd's own
+# make bench-images  pull and unpack, beside skopeo with umoci and podman
 # make install    into PREFIX (/usr/local)         make uninstall  out of it again
 #
 # Each installs what it needs, as root on Debian; a second run finds it there.  pyrunc is installed
@@ -36,7 +37,7 @@ SOURCES := $(shell find pyrunc shims launcher tools docs/man docs/completion set
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-all vm bench bench-net bench-shim lint install uninstall clean
+.PHONY: demo test test-all vm bench bench-net bench-shim bench-images lint install uninstall clean
 .SILENT:
 .DELETE_ON_ERROR:
 
@@ -64,6 +65,9 @@ bench-net: $(DONE)/pyrunc $(DONE)/test-packages
 
 bench-shim: $(DONE)/pyrunc $(DONE)/test-packages
 	$(VENV)/bin/python -m bench.shim --bin $(VENV)/bin $(BENCH)
+
+bench-images: $(DONE)/pyrunc $(DONE)/test-packages
+	$(VENV)/bin/python -m bench.images --runtime $(CURDIR)/$(VENV)/bin/pyrunc $(BENCH)
 
 # In a directory of its own, dependencies and all, so that an upgrade or a removal leaves nothing and
 # no other program's packages are touched; the command finds it through the link.

@@ -33,8 +33,7 @@ def run(args: Args, context: Context) -> int:
     record, changes = imaging.changes_of(path)
     store = Store(str(record["store"]))
     base = store.load(str(record["image"]), Descriptor.load(record["descriptor"], path))
-    ownership = idmap.Ownership(tuple(map(tuple, record["uid_map"])), tuple(map(tuple, record["gid_map"])),
-                                bool(record["squash"]))
+    ownership = idmap.of_record(record)
     with imaging.paused(os.path.basename(path) if record["kind"] == "container" else args["container"], context,
                         not args.flag("no-pause")):
         image = commit.commit(store, base, changes, str(name), imaging.edits(args), ownership,

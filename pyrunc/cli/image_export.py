@@ -19,13 +19,13 @@ ARGUMENTS = (Argument("container"),)
 
 
 def run(args: Args, context: Context) -> int:
-    from pyrunc.registry import commit, containers, export, idmap, unpack
+    from pyrunc.registry import commit, containers, export, idmap, subids, unpack
 
     store = imaging.store(args)
     path = containers.find(store, args["container"], context.root)
     record = unpack.load_record(path)
-    ownership = idmap.Ownership(tuple(map(tuple, record["uid_map"])), tuple(map(tuple, record["gid_map"])),
-                                bool(record["squash"]))
+    ownership = idmap.of_record(record)
+    subids.enter(ownership)
     with imaging.sink(args["output"]) as write:
         export.export(f"{path}/rootfs", write, ownership, commit.source_date_epoch(), imaging.warner(context))
     return 0

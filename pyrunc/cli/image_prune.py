@@ -19,10 +19,11 @@ ARGUMENTS: tuple[Argument, ...] = ()
 
 
 def run(args: Args, context: Context) -> int:
-    from pyrunc.registry import containers, uses
+    from pyrunc.registry import containers, idmap, subids, uses
     from pyrunc.registry.progress import human
 
     store = imaging.store(args)
+    subids.enter(idmap.default())
     gone = containers.collect(store, context.log)
     with store.removing():
         if args.flag("all"):

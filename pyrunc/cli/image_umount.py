@@ -22,13 +22,14 @@ def run(args: Args, context: Context) -> int:
     import os
 
     from pyrunc.errors import ImageError
-    from pyrunc.registry import overlay, unpack, uses
+    from pyrunc.registry import idmap, overlay, subids, unpack, uses
     from pyrunc.registry.store import Store
 
     path = os.path.realpath(args["directory"])
     if os.path.exists(f"{path}/{uses.RECORD}"):
         record = unpack.load_record(path)
         if args.flag("rm"):
+            subids.enter(idmap.of_record(record))
             unpack.remove_bundle(Store(str(record["store"])), path)
         elif not overlay.unmount(f"{path}/rootfs"):
             raise ImageError(f"{path}/rootfs is not mounted")

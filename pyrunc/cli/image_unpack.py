@@ -24,7 +24,7 @@ ARGUMENTS = (Argument("name"), Argument("directory"))
 
 def run(args: Args, context: Context) -> int:
     from pyrunc.errors import UsageError
-    from pyrunc.registry import progress
+    from pyrunc.registry import progress, subids
     from pyrunc.registry.unpack import Unpacker
 
     if args["backend"] not in ("copy", "overlay"):
@@ -32,8 +32,10 @@ def run(args: Args, context: Context) -> int:
     overrides = running.overrides(args, args.lists["cmd"])
     store = imaging.store(args)
     image = imaging.image_or_pull(args, context, store, args["name"], unpack=args["backend"] == "overlay")
+    ownership = imaging.ownership(args)
+    subids.enter(ownership)
     with progress.choose(args.flag("quiet")) as shown:
-        path = Unpacker(store, imaging.ownership(args), progress=shown, warn=imaging.warner(context)).bundle(
+        path = Unpacker(store, ownership, progress=shown, warn=imaging.warner(context)).bundle(
             image, args["directory"], overrides, backend=args["backend"])
     print(path)
     return 0

@@ -173,13 +173,18 @@ def printable(text: str) -> str:
 
 
 def changes_of(path: str) -> tuple[dict[str, Any], Changes]:
-    """The record of the bundle and its changes.  Raises ImageError when it wasn't made of an image."""
+    """The record of the bundle and its changes, with the right to read them.
+
+    Raises ImageError when it wasn't made of an image.
+    """
+    from pyrunc.registry import idmap, subids
     from pyrunc.registry.changes import Changes
     from pyrunc.registry.layers import Layers
     from pyrunc.registry.store import Store
     from pyrunc.registry.unpack import load_record
 
     record = load_record(path)
+    subids.enter(idmap.of_record(record))
     layers = Layers(Store(str(record["store"])))
     return record, Changes(path, record, [layers.diff(str(chain_id)) for chain_id in reversed(record["layers"])])
 

@@ -23,7 +23,7 @@ from pyrunc.foreground import run as run_in_foreground
 from pyrunc.lifecycle import Container
 from pyrunc.spec.load import dump_pretty
 
-from . import overlay, trees, unpack, uses
+from . import overlay, subids, trees, unpack, uses
 from .store import Store
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ class Running:
             raise ContainerExists(self.name)
         backend = "overlay" if overlay.usable() and not self.unpacker.ownership.uids else "copy"
         overrides.hostname = overrides.hostname or self.name[:63]
-        self.unpacker.bundle(self.image, self.bundle, overrides, backend=backend, kind="container",
-                             state_root=self.state_root)
+        subids.with_rights(self.unpacker.ownership, lambda: self.unpacker.bundle(
+            self.image, self.bundle, overrides, backend=backend, kind="container", state_root=self.state_root))
         self._lock = os.open(self.bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
@@ -139,7 +139,7 @@ class Running:
     def remove(self) -> None:
         """The bundle goes, if it is still there."""
         if os.path.exists(self.bundle):
-            unpack.remove_bundle(self.store, self.bundle)
+            subids.with_rights(self.unpacker.ownership, lambda: unpack.remove_bundle(self.store, self.bundle))
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

@@ -96,7 +96,8 @@ def convert(image: Image, root_fd: int, overrides: Overrides, ownership: Ownersh
     An image that names no command gets a shell, unless one is needed.
     """
     inner = image.config.inner
-    config = default_config(ownership.squash, os.geteuid(), os.getegid())
+    rootless = os.geteuid() != 0
+    config = default_config(rootless, os.geteuid(), os.getegid())
     process = config["process"]
     process["terminal"] = overrides.terminal
     process["args"] = arguments(inner, overrides) or ([] if command_needed else ["sh"])
@@ -117,7 +118,8 @@ def convert(image: Image, root_fd: int, overrides: Overrides, ownership: Ownersh
     config["annotations"] = image_annotations(image, warn)
     config["mounts"] += overrides.mounts  # type: ignore[arg-type]
     if ownership.uids or ownership.gids:
-        config["linux"]["namespaces"].append({"type": "user"})
+        if not rootless:  # it has one already
+            config["linux"]["namespaces"].append({"type": "user"})
         for field, ranges in (("uidMappings", ownership.uids), ("gidMappings", ownership.gids)):
             config["linux"][field] = [  # type: ignore[literal-required]
                 {"containerID": inside, "hostID": host, "size": size} for inside, host, size in ranges]

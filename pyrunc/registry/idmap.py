@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import os
-from typing import final
+from typing import TYPE_CHECKING, Any, final
 
 from pyrunc.errors import ImageError
+
+from . import subids
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Range = tuple[int, int, int]  # first id inside, first id on the host, how many
 
@@ -16,7 +21,7 @@ class Ownership:
     """Maps ids of the image to the host's.
 
     `squash`: an ordinary user without a mapping owns everything itself, devices are left out and what
-    only root may set is not set.
+    only root may set is not set.  With one, see subids.py.
     """
 
     __slots__ = ("gids", "squash", "uids")
@@ -48,8 +53,17 @@ def _map(number: int, ranges: tuple[Range, ...], source: int, target: int, what:
 
 
 def default() -> Ownership:
-    """For whoever calls: root leaves ids alone, an ordinary user owns everything."""
-    return Ownership(squash=os.geteuid() != 0)
+    """For whoever calls: root leaves ids alone, an ordinary user uses those it is granted, or owns everything."""
+    if os.geteuid() == 0:
+        return Ownership()
+    uids, gids = subids.mapping()
+    return Ownership(uids, gids, squash=not uids)
+
+
+def of_record(record: Mapping[str, Any]) -> Ownership:
+    """That of a bundle, by its image.json."""
+    return Ownership(tuple(map(tuple, record["uid_map"])), tuple(map(tuple, record["gid_map"])),
+                     bool(record["squash"]))
 
 
 def parse(texts: list[str], option: str) -> tuple[Range, ...]:

@@ -99,7 +99,8 @@ def unmount(target: str) -> bool:
         k.umount(target)
         return True
     except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ENOENT):
+        # Who may not unmount isn't told whether there is a mount.
+        if error.errno in (errno.EINVAL, errno.ENOENT) or (error.errno == errno.EPERM and not os.path.ismount(target)):
             return False
         hint = "something in it is still in use" if error.errno == errno.EBUSY else ""
         raise kernel_error(f"unmount {target}", error, hint=hint) from None

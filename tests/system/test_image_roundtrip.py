@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import registries
+from ordinary import FIRST, UID, User
 from registries import Images, Registry, run
 from support import BUSYBOX, PYRUNC, wait_for, without_hybrid
 
@@ -432,3 +433,35 @@ def test_an_ordinary_user(registry: Registry, tmp_path: Path) -> None:
     config = json.loads((home / "bundle/config.json").read_text())
     assert config["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 12345, "size": 1}]
     assert json.loads(run(*words, "ls", "--format", "json", cwd=home).stdout)[0]["name"] == f"{registry.host}/test/bb:1"
+
+
+def test_an_ordinary_user_with_ids_of_its_own(registry: Registry, tmp_path: Path) -> None:
+    """The image's owners, on disk as ids that /etc/subuid grants; the container, its changes and archives have them."""
+    user = User(tmp_path / "home", granted=65536)
+    name = f"{registry.host}/test/bb:1"
+    done = user.run(f"""
+        set -e
+        $P image unpack --quiet {name} bundle 2>warnings >/dev/null
+        stat -c '%n %u:%g' bundle/rootfs/home/alice bundle/rootfs/bin/busybox
+        grep -c 'devices left out' warnings
+        $P image run --rm {name} sh -c 'stat -c "%n %u:%g" /home/alice /bin/busybox; touch /tmp/mine' 2>/dev/null
+        $P image run --rm -u alice {name} sh -c 'id -u; touch /tmp/hers; stat -c %u:%g /tmp/hers'
+        $P image run -d --name web {name} sh -c \
+            'echo >/home/alice/new; chmod 0 /home/alice/new; chown 7:8 /home/alice/new; sleep 1000' >/dev/null 2>&1
+        until $P image diff web | grep alice/new; do sleep 0.1; done
+        $P image commit --no-pause web changed:1 >/dev/null
+        $P image export web | tar -tv --numeric-owner home/alice/ | cut -d' ' -f2
+        $P delete --force web
+        $P image run --rm changed:1 stat -c '%n %u:%g %a' /home/alice /home/alice/new 2>/dev/null
+        $P image umount --rm bundle
+        test ! -e bundle
+        for i in $(seq 100); do test "$(ls .local/share/pyrunc/images/containers)" || break; sleep 0.1; done
+        ls .local/share/pyrunc/images/containers; echo end
+        """)
+    assert done.code == 0, done
+    first = FIRST - 1  # 0 is the user itself
+    assert done.lines == [
+        f"bundle/rootfs/home/alice {first + 1000}:{first + 1001}", f"bundle/rootfs/bin/busybox {UID}:{UID}", "2",
+        "/home/alice 1000:1001", "/bin/busybox 0:0", "1000", "1000:1001", "A /home/alice/new",
+        "1000/1001", "7/8", "/home/alice 1000:1001 755", "/home/alice/new 7:8 0",
+        "end"], done.out
