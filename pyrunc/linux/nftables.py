@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from _socket import MSG_DONTWAIT, SOL_SOCKET
 from _struct import pack, unpack_from
+from errno import ENOENT
 
 from .netlink import (
     NLM_F_CREATE,
@@ -30,7 +31,7 @@ HOOK_PREROUTING, HOOK_FORWARD, HOOK_OUTPUT, HOOK_POSTROUTING = 0, 2, 3, 4
 _NETLINK_NETFILTER = 12
 _SUBSYS_NFTABLES = 10
 _BATCH_BEGIN, _BATCH_END = 16, 17
-_NEWTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _DELCHAIN = 0, 2, 3, 4, 5
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _DELCHAIN = 0, 1, 2, 3, 4, 5
 _NEWRULE, _GETRULE, _DELRULE, _NEWSET, _NEWSETELEM, _GETSETELEM, _DELSETELEM = 6, 7, 8, 9, 12, 13, 14
 _NLM_F_APPEND = 0x800
 _NESTED = 0x8000
@@ -143,8 +144,15 @@ def destination_nat(family: int, address: int, port: int) -> bytes:
 
 # Messages
 
-def add_table(family: int, name: str) -> Message:
-    return _NEWTABLE, NLM_F_CREATE, family, _text(1, name)
+def add_table(family: int, name: str, comment: str = "") -> Message:
+    """A table; one that is there keeps the comment that it has."""
+    return _NEWTABLE, NLM_F_CREATE, family, _text(1, name) + (attribute(6, _comment(comment)) if comment else b"")
+
+
+def _comment(text: str) -> bytes:
+    """User data, as nft(8) has it: type 0 is the comment of a rule, and of a table."""
+    raw = text.encode("utf-8", "surrogateescape") + b"\0"
+    return bytes([0, len(raw)]) + raw
 
 
 def delete_table(family: int, name: str) -> Message:
@@ -171,10 +179,7 @@ def flush_chain(family: int, table: str, name: str) -> Message:
 
 def add_rule(family: int, table: str, chain: str, *expressions: bytes, comment: str = "", first: bool = False
              ) -> Message:
-    note = b""
-    if comment:
-        raw = comment.encode() + b"\0"
-        note = attribute(7, bytes([0, len(raw)]) + raw)  # NFTNL_UDATA_RULE_COMMENT
+    note = attribute(7, _comment(comment)) if comment else b""
     return (_NEWRULE, NLM_F_CREATE | (0 if first else _NLM_F_APPEND), family,
             _text(1, table) + _text(2, chain) + _nested(4, *expressions) + note)
 
@@ -347,6 +352,17 @@ class Netfilter(Socket):
                     failure = failure or refusal(body, flags, self._family)
         if failure is not None:
             raise failure
+
+    def table_comment(self, family: int, name: str) -> str | None:
+        """The table's comment; None where there is no such table.  Raises OSError."""
+        try:
+            (body,) = self._ask(_SUBSYS_NFTABLES << 8 | _GETTABLE, 0, pack("=BBH", family, 0, 0) + _text(1, name))
+        except OSError as error:
+            if error.errno == ENOENT:
+                return None
+            raise
+        data = dict(attributes(body[4:])).get(6, b"")
+        return data[2:2 + data[1]].rstrip(b"\0").decode("utf-8", "surrogateescape") if data[:1] == b"\0" else ""
 
     def chains(self) -> list[Chain]:
         """Every chain of every table.  Raises OSError."""

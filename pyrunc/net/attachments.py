@@ -152,7 +152,25 @@ class _Work:
     def netfilter(self) -> Netfilter:
         if self._netfilter is None:
             self._netfilter = Netfilter()
+            try:
+                self._check_owner(self._netfilter)
+            except BaseException:
+                self._netfilter.close()
+                self._netfilter = None
+                raise
         return self._netfilter
+
+    def _check_owner(self, netfilter: Netfilter) -> None:
+        """The tables of this network namespace are one store's.  Raises NetworkError where they are another's."""
+        owner = netfilter.table_comment(ruleset.INET, ruleset.TABLE)
+        if not owner or owner == self.store.owner:
+            return
+        path = self.store.path_of(owner)
+        if path.startswith("/") and not os.path.isdir(path):  # somebody has removed it: the rules are nobody's
+            self.rebuild()
+        elif not path.startswith("/") or not os.path.samefile(path, self.store.path):
+            raise NetworkError(f"the networks of this network namespace are kept in {path}, not in {self.store.path}",
+                               hint=f"`--net-root {path}`, or a network namespace of its own")
 
     def close(self) -> None:
         for each in (self._route, self._netfilter):
@@ -170,6 +188,8 @@ class _Work:
     # Attaching
 
     def attach(self, network: Network, wanted: Attachment, namespace: Namespace) -> Attachment:
+        if network.driver == "bridge":
+            _ = self.netfilter  # refused before anything is done, if at all
         inside = links.names_inside(namespace)
         self._check(network, wanted, inside)
         self._choose_interface(wanted, inside)
@@ -292,7 +312,7 @@ class _Work:
             links.forward(families)
         link = links.find(self.route, network.interface)
         if link is None:
-            self._commit([*ruleset.base(), *ruleset.network(network)])
+            self._commit([*ruleset.base(self.store.owner), *ruleset.network(network)])
         master = links.ensure_bridge(self.route, network)
         if not network.internal:
             foreign.admit(self.netfilter, network, self.warn)
@@ -337,6 +357,8 @@ class _Work:
     # Undoing
 
     def detach(self, attachment: Attachment) -> None:
+        if attachment.host_interface:
+            _ = self.netfilter
         self.store.begin_undoing(attachment)
         self._undo(attachment)
 
@@ -418,7 +440,7 @@ class _Work:
         names = {network.name for network in present}
         bridged = [attachment for attachment in attachments
                    if attachment.network in names and attachment.host_interface]
-        self._commit(ruleset.everything(present, bridged))
+        self._commit(ruleset.everything(present, bridged, self.store.owner))
         for network in present:
             links.ensure_bridge(self.route, network)
             if not network.internal:
@@ -455,6 +477,7 @@ class _Work:
     def remove(self, network: Network) -> None:
         """Its bridge, its rules, and what is known of it."""
         if network.driver == "bridge":
+            _ = self.netfilter  # another's bridge may be called the same
             links.remove_bridge(self.route, network)
         self.store.forget_network(network.name)
         hosts.forget(self.store, network.name)

@@ -75,13 +75,16 @@ def _dnated() -> bytes:
 
 # The tables
 
-def base() -> list[Message]:
-    """Tables, chains, sets, and the rules that are the same whatever the networks are; as if anew each time."""
-    return [*_inet(), *_bridge()]
+def base(owner: str) -> list[Message]:
+    """Tables, chains, sets, and the rules that are the same whatever the networks are; as if anew each time.
+
+    `owner`, a comment, says whose they are.
+    """
+    return [nft.add_table(INET, TABLE, owner), *_inet(), *_bridge()]
 
 
 def _inet() -> list[Message]:
-    found: list[Message] = [nft.add_table(INET, TABLE)]
+    found: list[Message] = []
     hooks = {
         "raw": ("filter", nft.HOOK_PREROUTING, _RAW), "arriving": ("nat", nft.HOOK_PREROUTING, _DSTNAT),
         "output": ("nat", nft.HOOK_OUTPUT, _DSTNAT), "leaving": ("nat", nft.HOOK_POSTROUTING, _SRCNAT),
@@ -277,13 +280,13 @@ def away() -> list[Message]:
             for message in (nft.add_table(family, TABLE), nft.delete_table(family, TABLE))]
 
 
-def everything(networks: Sequence[Network], attachments: Iterable[Attachment]) -> list[Message]:
+def everything(networks: Sequence[Network], attachments: Iterable[Attachment], owner: str) -> list[Message]:
     """All anew, in one transaction."""
     found = away()
     networks = bridged(networks)
     if not networks:
         return found
-    found += base()
+    found += base(owner)
     for each in networks:
         found += network(each)
     gathered: dict[tuple[int, str], list[bytes]] = {}

@@ -33,6 +33,7 @@ VARIABLE = "PYRUNC_NET_ROOT"
 LOCK_TIMEOUT = 60.0  # seconds: a node may start hundreds of containers at once
 _LOCK_POLL = 0.005
 _WORKING = "working.json"
+_OWNER, _MAX_COMMENT = "made by pyrunc from ", 127  # nft(8) shows no longer one
 _DIRECTORIES = ("networks", "attachments", "leases", "hosts")
 
 
@@ -92,6 +93,18 @@ class Store:
         except OSError as error:
             raise kernel_error(f"the networks' directory {self.path}", error, syscall="mkdir",
                                hint="--net-root names another place") from None
+
+    @property
+    def owner(self) -> str:
+        """What the tables of rules have as their comment: which store they are made from."""
+        most = _MAX_COMMENT - len(_OWNER)
+        path = os.fsencode(self.path)
+        return _OWNER + os.fsdecode(path if len(path) <= most else b"..." + path[3 - most:])
+
+    @staticmethod
+    def path_of(owner: str) -> str:
+        """The store's path that a comment tells; of a long one the end."""
+        return owner.removeprefix(_OWNER)
 
     def locked(self) -> Lock:
         return Lock(f"{self.path}/lock")

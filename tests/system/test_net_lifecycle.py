@@ -292,6 +292,40 @@ def test_reload_after_a_flush(netlab: Lab) -> None:
     assert [netlab.outside.ask(ROUTER_4, port).name for port in (8080, 8081)] == ["one", "two"]
 
 
+def test_two_places_for_one_host(netlab: Lab, tmp_path: Path) -> None:
+    """Two stores would write the same tables: the second is told whose they are, and has its turn when that is gone."""
+    second = tmp_path / "second"
+    other = {"env": {"PYRUNC_NET_ROOT": str(second)}}
+    netlab.pyrunc("net", "create", "web", "--subnet", "10.1.0.0/24")
+    netlab.pyrunc("net", "create", "web", **other)  # its bridge would be called the same
+    one, two = netlab.container("one"), netlab.container("two")
+    attach(netlab, one, "web", "-p", "8080:80")
+    one.listen(80)
+    before, rules = left(netlab), netlab.router.ruleset()
+    words = ("net", "attach", "two", "web", "--netns", two.path)
+    for refused in (words, ("net", "reload"), ("net", "rm", "web")):
+        done = netlab.do(*refused, **other)
+        assert (done.code, done.out, done.err) == (
+            1, "", f"pyrunc: {' '.join(refused[:2])}: the networks of this network namespace are kept in "
+                   f"{netlab.net_root}, not in {second} (`--net-root {netlab.net_root}`, or a network namespace of its "
+                   "own)\n")
+    assert left(netlab) == before and netlab.router.ruleset() == rules and two.links() == {}
+    table = netlab.router.run("nft", "list", "table", "inet", "pyrunc")
+    assert f'comment "made by pyrunc from {netlab.net_root}"' in table
+    link = tmp_path / "link"
+    link.symlink_to(netlab.net_root)  # the same place by another name
+    netlab.pyrunc("net", "reload", "--net-root", link)
+    assert netlab.outside.ask(ROUTER_4, 8080).name == "one"
+    link.unlink()
+    attach(netlab, two, "web")  # the control: the first place goes on
+    detach(netlab, two, "web")
+    netlab.net_root.rename(tmp_path / "away")
+    netlab.pyrunc("net", "create", "new", **other)
+    netlab.pyrunc("net", "attach", "two", "new", "--netns", two.path, "-p", "8080:80", **other)
+    two.listen(80)
+    assert netlab.outside.ask(ROUTER_4, 8080).name == "two"
+
+
 def test_datagrams_after_another_container_has_the_port(netlab: Lab) -> None:
     """A client that goes on sending from one port reaches who has the port now: what conntrack remembers is deleted."""
     netlab.pyrunc("net", "create", "web", "--subnet", "10.1.0.0/24")
