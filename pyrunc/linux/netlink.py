@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from _socket import socket
 from _struct import pack, unpack_from
+from errno import EAGAIN
 
 AF_NETLINK = 16
 _SOCK_RAW_CLOEXEC = 3 | 0o2000000
@@ -17,7 +18,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 NLMSG_ERROR, _NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x2, 0x4, 0x300, 0x200, 0x400
-_NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x100, 0x200
+_NLM_F_DUMP_INTR, _NLM_F_CAPPED, _NLM_F_ACK_TLVS = 0x10, 0x100, 0x200
 _NLMSGERR_ATTR_MSG = 1
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
@@ -39,6 +40,7 @@ _ROUTE = "=BBBBBBBBI"  # struct rtmsg: family, prefix lengths, tos, table, proto
 _ADDRESS = "=BBBBi"  # struct ifaddrmsg: family, prefix length, flags, scope, index
 _TYPE_MASK = 0x3FFF  # of an attribute, without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _BUFFER = 1 << 16  # more than the kernel puts into one datagram (32 KiB)
+_DUMPS = 20  # how often a list is asked for that changes meanwhile
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -158,25 +160,41 @@ class Socket:
         self._socket.close()
 
     def _ask(self, kind: int, flags: int, payload: bytes) -> list[bytes]:
-        """Send a request; the payloads of the answers.  Raises NetlinkError."""
+        """Send a request; the payloads of the answers.  Raises NetlinkError.
+
+        What changed while the kernel listed it may lack entries, or have some twice: it is asked again.
+        """
+        for _ in range(_DUMPS):
+            found, whole = self._ask_once(kind, flags, payload)
+            if whole:
+                return found
+        raise NetlinkError(EAGAIN, self._family, "what is to be listed changes all the time")
+
+    def _ask_once(self, kind: int, flags: int, payload: bytes) -> tuple[list[bytes], bool]:
+        """The answers, and whether they are of one moment."""
         self._sequence += 1
         header = pack(_HEADER, 16 + len(payload), kind, flags | NLM_F_REQUEST, self._sequence, 0)
         self._socket.send(header + payload)
         found: list[bytes] = []
+        whole = True
         while True:
             for answer, answer_flags, sequence, body in messages(self._socket.recv(_BUFFER)):
                 if sequence != self._sequence:
                     continue
+                whole = whole and not answer_flags & _NLM_F_DUMP_INTR
                 if answer == NLMSG_ERROR:
                     failure = refusal(body, answer_flags, self._family)
                     if failure is not None:
                         raise failure
-                    return found
+                    return found, whole
                 if answer == _NLMSG_DONE:
-                    return found
+                    number = unpack_from("=i", body)[0] if len(body) >= 4 else 0
+                    if number < 0:  # what ended the list before its end
+                        raise NetlinkError(-number, self._family, "")
+                    return found, whole
                 found.append(body)
                 if not answer_flags & NLM_F_MULTI:
-                    return found
+                    return found, whole
 
 
 class Route(Socket):
