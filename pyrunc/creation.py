@@ -228,6 +228,10 @@ class Creation:
                 self.rdt.add([self.pid])
             if self.process is not None:
                 self.process.apply_from_parent(self.pid, self.fds[0])
+                if self.namespaces.has(k.CLONE_NEWUSER):
+                    from . import streams
+
+                    streams.give(self.pid, self.fds[0], self.process.uid)
             # Moving a process between v1 cgroups waits for an RCU grace period, some 10 ms: let the
             # init mount meanwhile.  Only a cgroup namespace has to be made in the right place.
             if self.late_join:

@@ -182,6 +182,10 @@ class Execution:
         try:
             affinity = self.process.config.get("execCPUAffinity") or {}
             self.process.apply_from_parent(self.pid, proc, free_cpus=not any(affinity.values()))
+            if any(join.flag == k.CLONE_NEWUSER for join in self.joins):
+                from . import streams
+
+                streams.give(self.pid, proc, self.process.uid)
             self._join_cgroup()
             channel.send("go")
             self._await_process()

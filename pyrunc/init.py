@@ -31,7 +31,7 @@ from . import console, devices, rootfs
 from .errors import PyruncError, kernel_error
 from .hooks import hooks_of, run_hooks
 from .linux import process as k
-from .namespaces import become_root
+from .namespaces import take_over
 from .process import join_keyring
 from .rootfs import RootFs
 from .spec.load import dump
@@ -155,7 +155,7 @@ def _detach(plan: InitPlan) -> None:
         cgroup_ns = plan.channel.receive_descriptor()  # made for us, since we aren't in the cgroup yet
     plan.channel.expect("go")
     if namespaces.create & k.CLONE_NEWUSER:
-        become_root()
+        take_over(namespaces)
         k.prctl(k.PR_SET_DUMPABLE, 0)
     if plan.keyring:
         _join_keyring(plan)

@@ -152,6 +152,8 @@ def spawn(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int], None], 
     create = namespaces.create & ~k.CLONE_NEWCGROUP
     if namespaces.staged:
         return _spawn_staged(namespaces, proc, map_ids, child)
+    if create & k.CLONE_NEWUSER:
+        create &= ~k.CLONE_NEWIPC  # see take_over
     try:
         pid = clone3(create, cgroup_fd=cgroup_fd)
     except OSError as error:
@@ -283,6 +285,20 @@ def _join_error(join: Join, error: OSError) -> KernelError:
     return kernel_error(join.describe(), error, pointer=join.pointer)
 
 
+def take_over(namespaces: NamespacePlan) -> None:
+    """In the init: become root of a new user namespace, whose ids are mapped by now.
+
+    And make the ipc namespace, whose mqueue belongs to the ids of its maker: the runtime's are nobody's in here.
+    """
+    become_root()
+    if namespaces.create & k.CLONE_NEWIPC and not namespaces.staged:
+        try:
+            k.unshare(k.CLONE_NEWIPC)
+        except OSError as error:
+            raise kernel_error("make the ipc namespace", error, pointer="/linux/namespaces",
+                               hint=_clone_hint(error)) from None
+
+
 def become_root() -> None:
     """Take uid and gid 0 of the user namespace just entered (unmapped ids own nothing there)."""
     try:
@@ -354,10 +370,14 @@ def take_joined_ids(namespaces: NamespacePlan, pid: int, proc: int) -> None:
 
 
 def _read_map(proc: int, name: str) -> list[IDMapping]:
+    return [{"containerID": inside, "hostID": outside, "size": size} for inside, outside, size in id_map(proc, name)]
+
+
+def id_map(proc: int, name: str) -> list[list[int]]:
+    """The rows of a uid_map or gid_map: the first id inside, the first outside, how many."""
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=proc)
     with os.fdopen(fd, encoding="ascii") as lines:
-        rows = [[int(number) for number in line.split()] for line in lines]
-    return [{"containerID": inside, "hostID": outside, "size": size} for inside, outside, size in rows]
+        return [[int(number) for number in line.split()] for line in lines]
 
 
 def _merged(mappings: list[IDMapping]) -> list[tuple[int, int, int]]:

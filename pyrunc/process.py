@@ -8,6 +8,7 @@ rest by the init after it has entered the root, privileges last.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
@@ -246,7 +247,7 @@ class ProcessPlan:
         if not self.env.get("HOME"):
             self.env["HOME"] = home_directory(root, proc_self, self.uid)
         for fd in (0, 1, 2):
-            _own_stdio(fd, self.uid)
+            own_stdio(fd, self.uid)
         if self.labels is not None:
             self.labels.apply(proc_self)
 
@@ -433,16 +434,20 @@ def _executable(path: str) -> int:
     return 0
 
 
-def _own_stdio(fd: int, uid: int) -> None:
-    """Give the standard stream to the user, who may want to reopen /dev/stdout; never /dev/null (as runc).
+def own_stdio(fd: int, uid: int) -> None:
+    """Give the standard stream to the user, who may want to reopen /dev/stdout: a pipe, a socket, a file to write to.
 
-    Nor a terminal: the container's own has its owner already, any other is that of somebody's session.
+    Not a file to be read, which its owner could open again to write to it.  Nor a device, which is the host's.
     """
     try:
         info = os.fstat(fd)
-        if info.st_uid == uid or os.isatty(fd) or (stat.S_ISCHR(info.st_mode) and info.st_rdev == os.makedev(1, 3)):
-            return
-        os.fchown(fd, uid, -1)
+        kind = stat.S_IFMT(info.st_mode)
+        if kind == stat.S_IFREG:
+            given = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        else:
+            given = kind in (stat.S_IFIFO, stat.S_IFSOCK)
+        if given and info.st_uid != uid:
+            os.fchown(fd, uid, -1)
     except OSError as error:
         # A read-only file system, or an owner who is not mapped here: nothing that could be done.
         if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS, errno.EBADF, errno.ENOSYS):

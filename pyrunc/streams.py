@@ -12,6 +12,9 @@ import fcntl
 import os
 import select
 
+from .namespaces import id_map
+from .process import own_stdio
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .spec.types import Config, Process
@@ -67,6 +70,17 @@ class Streams:
         """Show what is there already; a process that is left behind isn't waited for."""
         while self.reader >= 0 and select.select([self.reader], [], [], 0)[0] and self.copy():
             pass
+
+
+def give(pid: int, proc: int, uid: int) -> None:
+    """Give the standard streams to `uid` of the user namespace that process `pid` is in.
+
+    From in there nobody can whose owner isn't mapped in it (user_namespaces(7)).  `proc` is the host's procfs.
+    """
+    for inside, outside, count in id_map(proc, f"{pid}/uid_map"):
+        if inside <= uid < inside + count:
+            for fd in range(3):
+                own_stdio(fd, outside + uid - inside)
 
 
 def owner_of(process: Process, config: Config) -> int:

@@ -19,13 +19,15 @@ from pathlib import Path
 from conformance.vm import image, initramfs, kernel
 from conformance.vm.errors import Broken, Unavailable
 
-MACHINES = ("controllers", "systemd")
+MACHINES = ("controllers", "selinux", "systemd")
+#: What the kernel is told beside the usual: the module that confines programs, without a policy yet.
+ARGUMENTS = {"selinux": "security=selinux selinux=1 enforcing=0"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SCRATCH = "/run/pyrunc-vm"  # in the guest: a tmpfs where everything is allowed, and TMPDIR
 
 MARK = b"\x1e"  # ASCII's record separator: begins the line with the status, and what may become it is held back
 
-# PID 1 of `controllers`, and the parent of what is orphaned there: the shell reaps it while it waits.
+# PID 1 of all but `systemd`, and the parent of what is orphaned there: the shell reaps it while it waits.
 INIT = f"""\
 #!/bin/sh
 export PATH={PATH}
@@ -91,19 +93,19 @@ def run(machine: str, words: Sequence[str], *, timeout: float = 600, environment
         shares: Sequence[Path] = (), write: Callable[[bytes], object] | None = None) -> int:
     """Run a command in a machine, in the directory of the same name as ours; its exit status.
 
-    `shares` are further directories that `systemd` sees at their own paths; `controllers` sees all.
+    `shares` are further directories that `systemd` sees at their own paths; the others see all.
     """
     check_host()
     linux = kernel.fetch()
     disk = image.fetch() if machine == "systemd" else None
     with tempfile.TemporaryDirectory(prefix="pyrunc-vm-") as place:
         job = Job(Path(place), machine)
-        if machine == "controllers":
-            job.share(Path("/"), "/")
-        else:
+        if machine == "systemd":
             environments = [Path(sys.prefix)] if sys.prefix != sys.base_prefix else []
             for path in outermost([Path.cwd(), *environments, *shares]):
                 job.share(path, str(path))
+        else:
+            job.share(Path("/"), "/")
         job.share(linux.modules, f"/lib/modules/{linux.version}")
         job.write(words, environment or {})
         (job.path / "initramfs").write_bytes(initramfs.build(linux))
@@ -129,7 +131,7 @@ def _qemu(job: Job, linux: kernel.Kernel, disk: Path | None) -> list[str]:
     words = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2",
              "-m", "2048", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
              "-kernel", str(linux.image), "-initrd", str(job.path / "initramfs"),
-             "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+             "-append", f"console=ttyS0 quiet panic=-1 mitigations=off {ARGUMENTS.get(job.machine, '')}",
              "-serial", f"file:{job.console}",
              "-device", "virtio-serial-pci",
              "-chardev", "stdio,id=out,signal=off", "-device", "virtserialport,chardev=out"]

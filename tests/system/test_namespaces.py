@@ -250,6 +250,29 @@ def test_a_user_namespace_maps_ids(runtime: Runtime, bundle: Bundle, host: Host)
     runtime.clean_up()
 
 
+def test_dev_and_the_streams_belong_to_the_container(runtime: Runtime, bundle: Bundle, host: Host,
+                                                     tmp_path: Path) -> None:
+    """What the runtime makes below /dev is its root's, a file given as a stream its user's; not nobody's."""
+    owned_by(mapped(bundle, [{"containerID": 0, "hostID": 100000, "size": 65536}]), 100000)
+    bundle.process["user"] = {"uid": 7, "gid": 8}
+    places = ("/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd/1")
+    bundle.args(f"stat -L -c '%n %u' {' '.join(places)}; echo again >>/dev/stdout").save()
+    output = tmp_path / "out"
+    with open(output, "ab") as file:
+        os.fchmod(file.fileno(), 0o600)
+        done = subprocess.run(runtime.command("run", "--bundle", bundle.path, runtime.new_id()), stdout=file,
+                              stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert output.read_text().splitlines() == [*(f"{place} 0" for place in places[:-1]), "/dev/fd/1 7", "again"]
+    assert output.stat().st_uid == 100007
+    container = runtime.create(bundle.args("sleep", "100"))
+    assert runtime("start", container).code == 0
+    with open(tmp_path / "other", "ab") as file:
+        subprocess.run(runtime.command("exec", "--user", "9:9", container, "sh", "-c", "echo exec >>/dev/stdout"),
+                       stdout=file, stdin=subprocess.DEVNULL, timeout=60, check=True)
+    assert ((tmp_path / "other").read_text(), (tmp_path / "other").stat().st_uid) == ("exec\n", 100009)
+
+
 def test_multiple_mappings(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     mapping = [{"containerID": 0, "hostID": 100000, "size": 10}, {"containerID": 1000, "hostID": 200000, "size": 5},
                {"containerID": 65534, "hostID": 300000, "size": 1}]

@@ -178,6 +178,52 @@ def test_cve_2022_36109_supplementary_groups_are_exact(runtime: Runtime, bundle:
         "from pyrunc.process import ProcessPlan\nProcessPlan._set_groups = lambda self: None")))
 
 
+#: As runc has it: whatever the streams are, they are the user's.
+GENEROUS = """
+import os
+from pyrunc import process
+process.own_stdio = lambda fd, uid: os.fchown(fd, uid, -1)
+"""
+
+
+@pytest.mark.attack("streams", "a file or a device that is given to be read becomes the user's, who writes to it")
+@pytest.mark.parametrize("how", ["run", "exec"])
+def test_what_is_given_to_be_read_is_not_given_away(runtime: Runtime, bundle: Bundle, host: Host, attack: Attack,
+                                                    runc: Runtime, weakened: Callable[[str], Runtime], tmp_path: Path,
+                                                    how: str) -> None:
+    """Through /proc/self/fd a file can be opened again, and then its owner counts."""
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    secret, device = tmp_path / "secret", tmp_path / "device"
+    os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    script = "head -c 3 >/dev/null; echo taken >/proc/self/fd/0"
+
+    def works(victim: Runtime, path: Path) -> bool:
+        secret.write_text("of the host")
+        for place in (secret, device):
+            os.chown(place, 0, 0)
+            place.chmod(0o600)
+        if how == "run":
+            container = victim.new_id()
+            bundle.args(script).save()
+            command = victim.command("run", "--detach", "--bundle", bundle.path, container)
+        else:
+            container = started(victim, bundle.args("sleep", "100"))
+            command = victim.command("exec", "--user", "1000:1000", "--detach", container, "sh", "-c", script)
+        with open(path, "rb") as file, open(tmp_path / "log", "wb") as log:
+            log.truncate()
+            os.fchown(log.fileno(), 0, 0)
+            subprocess.run(command, stdin=file, stdout=log, stderr=log, check=True, timeout=60)
+        wait_for(lambda: (tmp_path / "log").read_text() or secret.read_text() != "of the host" or
+                 device.stat().st_uid, "the program to have tried")
+        assert (tmp_path / "log").stat().st_uid == 1000  # the control: what it writes to is its own
+        return secret.read_text() != "of the host" or path.stat().st_uid != 0
+
+    for path in (secret, device):
+        attack.on(runtime, works(runtime, path))
+        attack.on(runc, works(runc, path))
+        attack.on("pyrunc that gives all its streams away", works(weakened(GENEROUS), path))
+
+
 @pytest.mark.attack("CVE-2024-25621, CVE-2021-41103, CVE-2021-41091", "somebody else reads a container's state")
 def test_cve_2024_25621_state_is_for_its_owner_only(runtime: Runtime, bundle: Bundle, host: Host, attack: Attack,
                                                     runc: Runtime, weakened: Callable[[str], Runtime],
