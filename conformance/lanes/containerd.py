@@ -149,9 +149,10 @@ class Containerd(Lane):
 
     @staticmethod
     def table() -> Table[Containerd]:
-        from conformance.lanes import cri_checks
+        from conformance.lanes import checkpoint_checks, cri_checks
 
-        return Table(TABLE, cri_checks.TABLE)
+        return Table(TABLE, cri_checks.TABLE,
+                     *([checkpoint_checks.CONTAINERD] if checkpoint_checks.possible() else []))
 
 
 def handler() -> str:

@@ -54,7 +54,10 @@ class Podman(Engine):
 
     @staticmethod
     def table() -> Table[Engine]:
-        return Table(engine.TABLE, engine_options.TABLE, TABLE)
+        from conformance.lanes import checkpoint_checks
+
+        return Table(engine.TABLE, engine_options.TABLE, TABLE,
+                     *([checkpoint_checks.PODMAN] if checkpoint_checks.possible() else []))
 
     def user(self, *words: str | Path, input: str = "") -> Done:
         """Podman as an ordinary user."""
