@@ -30,7 +30,7 @@ class Podman(Engine):
     tells_oom = False  # conmon 2.1.6 misses it on cgroup v1, whatever the runtime
 
     def start(self) -> None:
-        (self.scratch / "containers.conf").write_text(CONF)
+        (self.scratch / "containers.conf").write_text(self.conf())
         self.environment["CONTAINERS_CONF"] = str(self.scratch / "containers.conf")
         archive = self.scratch / "busybox.tar"
         image.write(archive)
@@ -39,6 +39,12 @@ class Podman(Engine):
                       "--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
                       "--runtime", self.runtime]
         self("load", "-i", archive)
+
+    def conf(self) -> str:
+        if "pids" in self.room.controllers():
+            return CONF
+        # Podman's default limit could not be set, whatever the runtime.
+        return CONF.replace("[engine]", "pids_limit = 0\n[engine]")
 
     def remove(self, *names: str) -> None:
         # Podman's own clean-up of a container that has just ended may still be at it.
@@ -198,7 +204,8 @@ def _(podman: Engine) -> str:
 
 @check("containers.conf as docs/integrations.md has it", f"{snippets.NAME} hello", short=True)
 def _(podman: Engine) -> str:
-    text = snippets.snippet("Podman", podman.runtime).replace("[engine]", CONF.rstrip())
+    assert isinstance(podman, Podman)
+    text = snippets.snippet("Podman", podman.runtime).replace("[engine]", podman.conf().rstrip())
     environment = {**podman.environment, "CONTAINERS_CONF": str(podman.file(text))}
     words = [word for word in podman.words if word not in ("--runtime", podman.runtime)]
     name = podman.name()
@@ -209,13 +216,14 @@ def _(podman: Engine) -> str:
 @check("a network of pyrunc-cni, as docs/integrations.md has it",
        "one: hello over the bridge; outside: hello over the bridge; then 0 attached", short=True)
 def _(podman: Engine) -> str:
+    assert isinstance(podman, Podman)
     plugin = snippets.plugin(podman.runtime)
     conf = snippets.blocks("pyrunc-cni")[2]
     (podman.scratch / "cni").mkdir()
     store = podman.scratch / "pyrunc-net"
     (podman.scratch / "cni/10-pods.conflist").write_text(snippets.network(store))
-    environment = {**podman.environment,
-                   "CONTAINERS_CONF": str(podman.file(CONF + conf.replace(snippets.DIRECTORY, str(plugin.parent))))}
+    text = podman.conf() + conf.replace(snippets.DIRECTORY, str(plugin.parent))
+    environment = {**podman.environment, "CONTAINERS_CONF": str(podman.file(text))}
     words = [podman.scratch / "cni" if word == podman.scratch / "networks" else word for word in podman.words]
 
     def do(*options: str) -> str:
