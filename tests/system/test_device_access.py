@@ -12,6 +12,9 @@ import pytest
 from container_cgroup import is_v2
 from support import Bundle, Host, Runtime
 
+from pyrunc import devices_bpf
+from pyrunc.device_rules import Rules
+
 V2_LANE = """#!/bin/sh
 exec unshare --mount --propagation private sh -c 'umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup &&
     exec "$@"' _ {path} "$@"
@@ -115,6 +118,24 @@ def test_an_exception_to_an_exception(runtime: Runtime, lane: Callable[[str], Ru
     result = lane("pyrunc").run(bundle, "true")
     assert result.code == 1 and len(result.errors) == 1, result
     assert "/linux/resources/devices/2: cgroup v1 can't except c 10:229 w from the wider c 10:* rw" in result.err
+
+
+def test_below_a_cgroup_that_forbids_all_devices(v2: Runtime, bundle: Bundle, host: Host) -> None:
+    """As Podman 4.3's cgroup of a pod does on v2: what needs none runs, with the /dev/null that it was given."""
+    root = Path("/sys/fs/cgroup" if is_v2() else "/sys/fs/cgroup/unified")
+    above = root / f"forbids-{os.getpid()}"
+    above.mkdir()
+    try:
+        devices_bpf.attach(str(above), Rules(False), lambda _: None)
+        bundle.linux["cgroupsPath"] = f"/{above.name}/container"
+        bundle.args("(: </dev/null) 2>/said; test ! -t 0 && sleep 1000")
+        container = v2.create(bundle)
+        assert v2("start", container).code == 0
+        assert v2.state(container)["status"] == "running"
+        assert "not permitted" in (bundle.rootfs / "said").read_text()
+        assert v2("delete", "--force", container).code == 0
+    finally:
+        above.rmdir()
 
 
 @pytest.mark.parametrize("bad", [rule(True, access=""), rule(True, access="x"), rule(True, type="c", major=-7)])
