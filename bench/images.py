@@ -3,10 +3,11 @@
 
     python -m bench.images --runtime pyrunc [--rounds N] [--size MIB] [--json FILE]
 
-The image is a Debian made with debootstrap, in several layers, on a docker-registry on loopback; each
-round empties every store and then lets each tool, in an order that rotates, pull it and make a root
-directory of it.  The large image (of --size MiB, half of it random) is pulled and unpacked once by
-pyrunc; what is reported is the peak of its resident memory (getrusage(2), ru_maxrss).
+The image is a Debian made with debootstrap, in several layers, on a docker-registry on loopback; in each
+round each tool, in an order that rotates, pulls it into an empty store and makes a root directory of it:
+a plain one (pyrunc's copy, umoci) or one of layers (pyrunc's overlay, podman).  The large image (of
+--size MiB, half of it random) is pulled and unpacked once by pyrunc; what is reported is the peak of its
+resident memory (getrusage(2), ru_maxrss).
 """
 
 from __future__ import annotations
@@ -97,44 +98,46 @@ def large(scratch: Path, mib: int) -> Path:
 
 
 class Tools:
-    """Each makes an image's root directory below `scratch`, from nothing."""
+    """Each makes an image's root directory, from nothing, in a directory of its own.
+
+    Nothing is removed before all is measured: ext4 makes files slowly for seconds after others were deleted.
+    """
 
     def __init__(self, scratch: Path, pyrunc: str) -> None:
         self.scratch = scratch
         self.pyrunc = pyrunc
-        # It wants short paths, and one of its own for all that it keeps.
-        self.storage = tempfile.mkdtemp(prefix="pod", dir="/tmp")
-        kept = {"--root": "root", "--runroot": "run", "--tmpdir": "tmp"}
-        where = (f"{option}={self.storage}/{name}" for option, name in kept.items())
-        self._podman = ["podman", *where, "--storage-driver",
-                        "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
+        self.overlays: list[Path] = []
+        self.storages: list[str] = []
 
-    def podman(self, *words: str) -> None:
-        command(*self._podman, *words)
+    def _unpack(self, image: str, path: Path, backend: str) -> None:
+        command(self.pyrunc, "image", "unpack", "--quiet", "--backend", backend, "--store", path / "store", image,
+                path / "bundle")
+
+    def overlay(self, image: str, path: Path) -> None:
+        self._unpack(image, path, "overlay")
+        self.overlays.append(path)
+
+    def copy(self, image: str, path: Path) -> None:
+        self._unpack(image, path, "copy")
+
+    def skopeo_and_umoci(self, image: str, path: Path) -> None:
+        command("skopeo", "copy", "--src-tls-verify=false", f"docker://{image}", f"oci:{path}/layout:x")
+        command("umoci", "unpack", "--image", f"{path}/layout:x", path / "bundle")
+
+    def podman(self, image: str, path: Path) -> None:
+        # It wants short paths, and one of its own for all that it keeps.
+        storage = tempfile.mkdtemp(prefix="pod", dir=self.scratch.parent)
+        self.storages.append(storage)
+        command("podman", f"--root={storage}/root", f"--runroot={storage}/run", f"--tmpdir={storage}/tmp",
+                "--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "pull",
+                "--quiet", "--tls-verify=false", image)
 
     def close(self) -> None:
-        """podman's storage is a mount of itself."""
-        subprocess.run(["umount", f"{self.storage}/root/overlay"], stderr=subprocess.DEVNULL, check=False)
-        shutil.rmtree(self.storage)
-
-    def clear(self) -> None:
-        for name in ("store", "bundle", "skopeo", "umoci"):
-            path = self.scratch / name
-            if path.exists():
-                shutil.rmtree(path)
-        self.podman("image", "rm", "--all", "--force")
-        os.sync()
-
-    def by_pyrunc(self, image: str) -> None:
-        command(self.pyrunc, "image", "unpack", "--quiet", "--store", self.scratch / "store", image,
-                self.scratch / "bundle")
-
-    def by_skopeo_and_umoci(self, image: str) -> None:
-        command("skopeo", "copy", "--src-tls-verify=false", f"docker://{image}", f"oci:{self.scratch}/skopeo:x")
-        command("umoci", "unpack", "--image", f"{self.scratch}/skopeo:x", self.scratch / "umoci")
-
-    def by_podman(self, image: str) -> None:
-        self.podman("pull", "--quiet", "--tls-verify=false", image)
+        for path in self.overlays:
+            command(self.pyrunc, "image", "umount", "--store", path / "store", path / "bundle")
+        for storage in self.storages:
+            subprocess.run(["umount", f"{storage}/root/overlay"], stderr=subprocess.DEVNULL, check=False)
+            shutil.rmtree(storage)
 
 
 def peak(pyrunc: str, scratch: Path, image: str) -> float:
@@ -157,13 +160,14 @@ def main() -> int:
     pyrunc = shutil.which(args.runtime)
     if not pyrunc:
         raise SystemExit(f"there is no {args.runtime}")
-    times: dict[str, list[float]] = {"pyrunc": [], "skopeo + umoci": [], "podman": []}
+    times: dict[str, list[float]] = {}
     memory = 0.0
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp") as name:
         scratch = Path(name)
         layout = debian(scratch)
         tools = Tools(scratch, pyrunc)
-        ways = list(zip(times, (tools.by_pyrunc, tools.by_skopeo_and_umoci, tools.by_podman), strict=True))
+        ways = [("pyrunc, overlay", tools.overlay), ("pyrunc, copy", tools.copy),
+                ("skopeo + umoci", tools.skopeo_and_umoci), ("podman pull", tools.podman)]
         try:
             with registry(scratch) as served:
                 image = f"{served}/bench/debian:1"
@@ -171,12 +175,13 @@ def main() -> int:
                 for number in range(-1, args.rounds):
                     for shift in range(len(ways)):
                         way, run = ways[(number + shift) % len(ways)]
-                        tools.clear()
+                        path = scratch / f"{number}-{shift}"
+                        path.mkdir()
+                        os.sync()
                         started = time.perf_counter()
-                        run(image)
+                        run(image, path)
                         if number >= 0:  # the first warms the page cache
-                            times[way].append(time.perf_counter() - started)
-                tools.clear()
+                            times.setdefault(way, []).append(time.perf_counter() - started)
                 if args.size:
                     layout = large(scratch, args.size)
                     image = f"{served}/bench/large:1"
@@ -184,9 +189,10 @@ def main() -> int:
                     memory = peak(pyrunc, scratch, image)
         finally:
             tools.close()
-    medians = {way: statistics.median(found) for way, found in times.items()}
+    medians = {way: statistics.median(times[way]) for way, _ in ways}
     for way, median in medians.items():
-        print(f"{way:16} {median:7.2f} s  {medians['pyrunc'] / median:5.2f} of it is pyrunc's")
+        beside = "  ".join(f"{median / medians[other]:5.2f} of {other}" for other, _ in ways[2:])
+        print(f"{way:16} {median:7.2f} s  {beside}")
     if memory:
         print(f"peak memory for an image of {args.size} MiB: {memory:.0f} MiB")
     if args.json:

@@ -50,7 +50,9 @@ def dispatch(words: list[str], context: Context) -> int:
     try:
         status: int = module.run(given, context)
     except KeyboardInterrupt:
-        raise PyruncError("interrupted", hint="what was complete is kept, and serves the next time") from None
+        error = PyruncError("interrupted", hint="what was complete is kept, and serves the next time")
+        error.exit_code = 130  # 128 + SIGINT, as of a command that the signal ends
+        raise error from None
     except ModuleNotFoundError as error:
         raise PyruncError(f"the Python package {error.name} is not installed",
                           hint="`pip install pyrunc` installs it") from None

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .store import Image, Store
 
 PARALLEL = 3
+_PATIENCE = 1.0  # seconds that an interrupted transfer has to come to an end
 
 
 @final
@@ -110,19 +111,26 @@ class Transfer:
         BlobFetch(self.store, self.remote, blob, self.progress, self._stopping).run(lambda: None)
         self.progress.done(blob.digest, f"pulled, {human(blob.size)}")
 
+    def _stop(self, futures: list[Future[None]]) -> None:
+        self._stopping.set()
+        for future in futures:
+            future.cancel()
+
     def _run(self, tasks: list[Callable[[], None]]) -> None:
         """All tasks, some at a time.  The first failure stops the rest, and is raised."""
         executor = ThreadPoolExecutor(self.parallel, thread_name_prefix="layer")
         futures: list[Future[None]] = [executor.submit(task) for task in tasks]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
-            # Also when the user interrupts: nothing may go on behind the command's back.
-            self._stopping.set()
-            for future in futures:
-                future.cancel()
-            executor.shutdown(wait=True)
-            self._stopping.clear()
+        except KeyboardInterrupt:
+            self._stop(futures)
+            # Who waits for a registry that has gone silent notices nothing; it ends with the process.
+            wait(futures, timeout=_PATIENCE)
+            executor.shutdown(wait=False)
+            raise
+        self._stop(futures)
+        executor.shutdown(wait=True)
+        self._stopping.clear()
         errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
         for error in sorted(errors, key=lambda error: (isinstance(error, Cancelled), isinstance(error, RegistryError))):
             raise error

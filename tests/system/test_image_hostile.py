@@ -17,6 +17,7 @@ import pytest
 import tarmaker
 from hostile import Answer, HostileRegistry, Request, digest, layer
 from registries import Images
+from terminals import Tty
 
 BASIC = "Basic " + base64.b64encode(b"alice:secret").decode()
 
@@ -441,3 +442,24 @@ def test_referrers(images: Images, registry: HostileRegistry) -> None:
         has[path] = Answer(body=registry.manifests["1"][1], headers=typed)
         result = images("inspect", "--referrers", name)
         assert result.code == 1 and "not an index" in result.err and len(result.errors) == 1
+
+
+def test_interrupted_on_a_terminal(images: Images, registry: HostileRegistry) -> None:
+    """There bars show each layer; ^C ends a pull at once, and what has come is there for the next one."""
+    document = registry.image(layer(3_000_000), layer(1000, "g"))
+    registry.put(document, "1")
+    target = document["layers"][0]["digest"]
+    stalled = Answer(body=registry.blobs[target], stall=2_000_000)
+    registry.hook = lambda request: stalled if target in request.path else None
+    terminal = Tty(["env", "-i", *[f"{key}={value}" for key, value in images.environment.items()], "TERM=xterm",
+                    *images.command("pull", f"{registry.host}/x/y:1")], columns=160)
+    terminal.expect(target[7:19])
+    terminal.expect("1.0/2.9 MiB")  # it comes by the MiB
+    terminal.type("\x03")
+    assert terminal.wait() == 130
+    assert b"Traceback" not in terminal.seen and images.blobs() & {target} == set()
+    assert json.loads(images.ok("ls", "--format", "json")) == []
+    registry.hook = lambda request: None
+    registry.requests.clear()
+    pulled(images, registry)
+    assert registry.asked(target)[0].headers["range"].startswith("bytes="), "from the beginning again"
