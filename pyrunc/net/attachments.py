@@ -312,11 +312,20 @@ class _Work:
             links.forward(families)
         link = links.find(self.route, network.interface)
         if link is None:
+            self._look_for_routes(network)
             self._commit([*ruleset.base(self.store.owner), *ruleset.network(network)])
         master = links.ensure_bridge(self.route, network)
         if not network.internal:
             foreign.admit(self.netfilter, network, self.warn)
         return master
+
+    def _look_for_routes(self, network: Network) -> None:
+        """Since it was made the host may have got a route to what is its subnet, which is in the way now."""
+        for its in links.taken_subnets(self.route):
+            for subnet in network.subnets:
+                if subnet.overlaps(its):
+                    self.warn(f"{its}, which this host has a route to, overlaps {subnet}, which is {network.name}'s: "
+                              "no more is sent there")
 
     def _add_elements(self, network: Network, wanted: Attachment) -> None:
         elements = ruleset.attachment(wanted)

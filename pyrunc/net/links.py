@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 BRIDGE_PREFIX = "pyr-"
 VETH_PREFIX = "pyv"
 _LO = 1  # its number in every namespace
+_HINTS = {errno.EOPNOTSUPP: "this kernel has no such devices", errno.ENODEV: "this kernel has no such devices",
+          errno.EXFULL: "a bridge has 1023 ports at most, each container takes one: another network has room"}
 
 
 class Namespace:
@@ -224,7 +226,7 @@ def make_device(route: Route, network: Network, attachment: Attachment, namespac
         if error.errno == errno.EEXIST:
             raise NetworkError(f"the container has a network device {name} already",
                                hint="--interface gives it another name") from None
-        hint = "this kernel has no such devices" if error.errno in (errno.EOPNOTSUPP, errno.ENODEV) else ""
+        hint = _HINTS.get(error.errno or 0, "")
         raise _error(f"make the {network.driver} device {name}", error, hint) from None
 
 
@@ -306,10 +308,13 @@ def _delete(route: Route, name: str) -> None:
 
 
 def taken_subnets(route: Route) -> list[Subnet]:
-    """What the host's routes lead to, and its own addresses; default routes apart.  Raises OSError."""
+    """What the host's routes lead to, and its own addresses; default routes apart.  Raises OSError.
+
+    Two halves of all there is are a default route, as tunnels (OpenVPN's def1) have it.
+    """
     found = []
     for entry in route.routes():
-        if entry.type == RTN_UNICAST and entry.prefix and entry.destination:
+        if entry.type == RTN_UNICAST and entry.prefix > 1 and entry.destination:
             found.append(Subnet(4 if len(entry.destination) == 4 else 6, int.from_bytes(entry.destination, "big"),
                                 entry.prefix))
     return found

@@ -247,6 +247,9 @@ class Publish:
             raise UsageError(f"{self.protocol!a} is no protocol whose ports can be published", hint="tcp, udp or sctp")
         if self.host_ip:
             self.host_ip = check_address(self.host_ip)
+            if self.host_ip == "::1":
+                raise UsageError("what is sent to ::1 never leaves the loopback device: no port of it can be published",
+                                 hint="127.0.0.1 can: programs that look for localhost try it next")
         for port in (self.container, self.container + self.count - 1, *((self.host, self.host + self.count - 1)
                                                                         if self.host else ())):
             if not 1 <= port <= MAX_PORTS:
@@ -311,7 +314,7 @@ def _port(text: str, whole: str) -> int:
 
 def _bad_publish(text: str) -> UsageError:
     return UsageError(f"{text!a} publishes nothing",
-                      hint="[HOSTIP:][HOSTPORT:]PORT[/tcp|udp|sctp], as in 8080:80 or [::1]:8000-8010:80-90/udp")
+                      hint="[HOSTIP:][HOSTPORT:]PORT[/tcp|udp|sctp], as in 8080:80 or [fd00::1]:8000-8010:80-90/udp")
 
 
 class Attachment:

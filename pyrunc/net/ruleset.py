@@ -31,6 +31,7 @@ _RAW, _DSTNAT, _FILTER, _SRCNAT = -300, -100, 0, 100
 _BRIDGE_FIRST = -300
 _ESTABLISHED_RELATED, _DNATED = pack("=I", 2 | 4), pack("=I", 1 << 5)
 _LOCAL = pack("=I", 2)  # RTN_LOCAL
+_LOOPBACK_6 = bytes(15) + b"\x01"
 _IP, _ARP, _IP6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
 _V4, _V6 = bytes([nft.NFPROTO_IPV4]), bytes([nft.NFPROTO_IPV6])
 _SOURCE, _DESTINATION = {4: 12, 6: 8}, {4: 16, 6: 24}  # where addresses are in a header
@@ -121,7 +122,10 @@ def _inet() -> list[Message]:
              nft.load_meta("l4proto", words), nft.load_payload("transport", 2, 2, words + 1),
              nft.lookup(f"ports{family}_at", into=0), nft.destination_nat(proto, 0, words),
              comment="ports of one address")
-        rule("published", _family(family), nft.load_address_type(), nft.compare(_LOCAL), nft.load_meta("l4proto"),
+        # What was sent to ::1 would get no answer.  Left alone it is refused at once, and 127.0.0.1 tried next.
+        but = nft.load_payload("network", _DESTINATION[6], 16) + nft.compare(_LOOPBACK_6, equal=False) \
+            if family == 6 else b""
+        rule("published", _family(family), but, nft.load_address_type(), nft.compare(_LOCAL), nft.load_meta("l4proto"),
              nft.load_payload("transport", 2, 2, 1), nft.lookup(f"ports{family}", into=0),
              nft.destination_nat(proto, 0, words), comment="ports of every address of the host")
     rule("leaving", nft.load_meta("oifname"), nft.lookup_verdict("towards"))

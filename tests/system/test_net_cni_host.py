@@ -195,7 +195,7 @@ def test_what_plugins_get(cni: Cni, fake: Fake, netlab: Lab) -> None:
                      {"type": "two", "capabilities": {"portMappings": True}, "args": {"cni": {}}})
     inner = netlab.container()
     cni("add", path, "c1", "--netns", inner.path, "--interface", "net1", "--arg", "K8S_POD_NAME=p", "--mac",
-        "02:00:00:00:00:01", "--publish", "[::1]:8000-8001:80-81/udp")
+        "02:00:00:00:00:01", "--publish", "[fd00::1]:8000-8001:80-81/udp")
     (one,), (two,) = fake.calls("one"), fake.calls("two")
     assert {key: one[key] for key in ("command", "id", "netns", "ifname", "args", "path")} == {
         "command": "ADD", "id": "c1", "netns": inner.path, "ifname": "net1", "args": "K8S_POD_NAME=p",

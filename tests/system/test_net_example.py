@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from netlab import OUTSIDE_4, OUTSIDE_6, PROTOCOLS, ROUTER_4, ROUTER_6, Lab
+from netlab import OUTSIDE_4, OUTSIDE_6, PROTOCOLS, ROUTER_4, ROUTER_6, Lab, Unanswered
 from netting import attach, gateway, ip
 
 OUTSIDE = {4: OUTSIDE_4, 6: OUTSIDE_6}
@@ -48,8 +50,11 @@ def test_a_published_port(netlab: Lab, protocol: str, family: int) -> None:
     hosts = [ROUTER[family], gateway(made, family), *(["127.0.0.1", "127.1.2.3"] if family == 4 else [])]
     for address in hosts:
         assert netlab.router.ask(address, 8080, protocol).name == "server", address
-    for client in (server, neighbour, stranger):
-        assert client.ask(ROUTER[family], 8080, protocol).name == "server", client.name
+    for filtered in ("1", "0"):  # whether what a bridge forwards goes through the host's rules as well
+        for name in ("iptables", "ip6tables") if Path("/proc/sys/net/bridge").exists() else ():
+            netlab.router.sysctl(f"bridge.bridge-nf-call-{name}", filtered)
+        for client in (server, neighbour, stranger):
+            assert client.ask(ROUTER[family], 8080, protocol).name == "server", client.name
     # A neighbour, and the server itself, come back by the bridge's address, or they would answer past the host.
     assert neighbour.ask(gateway(made, family), 8080, protocol).source == gateway(made, family)
     assert server.ask(gateway(made, family), 8080, protocol).source == gateway(made, family)
@@ -57,6 +62,19 @@ def test_a_published_port(netlab: Lab, protocol: str, family: int) -> None:
     assert neighbour.ask(ip(made, family), 80, protocol).source == ip(beside, family)
     # The control: a port that isn't published.
     assert netlab.outside.hears_nothing(ROUTER[family], 80, protocol)
+
+
+def test_localhost(netlab: Lab) -> None:
+    """By ::1 a port can't be had; it is refused at once, so that 127.0.0.1, which programs try next, is reached."""
+    netlab.pyrunc("net", "create", "web", "--ipv6")
+    server = netlab.container("server")
+    attach(netlab, server, "web", "-p", "8080:80")
+    for family in (4, 6):
+        server.listen(80, family=family)
+    with pytest.raises(Unanswered, match="refused"):
+        netlab.router.ask("::1", 8080)
+    assert netlab.router.ask(ROUTER_6, 8080).name == "server"  # the control
+    assert netlab.router.ask("127.0.0.1", 8080).name == "server"
 
 
 def test_one_address_of_the_host_only(netlab: Lab) -> None:
@@ -155,7 +173,7 @@ def test_a_port_that_is_taken(netlab: Lab) -> None:
             (("-p", "9090:80"), "port 9090/tcp of the host is in use by a program: address already in use (EADDRINUSE) "
                                 "(publish another port, or stop what listens there)"),
             (("-p", "7000:80", "-p", "7000:81"), "0.0.0.0:7000/tcp is published twice"),
-            (("-p", "[::1]:7000:80"), "[::1]:7000: the container has no IPv6 address in this network")):
+            (("-p", "[fd00::1]:7000:80"), "[fd00::1]:7000: the container has no IPv6 address in this network")):
         done = netlab.do("net", "attach", "second", "web", "--netns", second.path, *words)
         assert (done.code, done.err, done.out) == (1, f"pyrunc: net attach: {said}\n", "")
         assert second.links() == {}

@@ -45,6 +45,8 @@ def test_an_internal_network(netlab: Lab, family: int) -> None:
     one, two, web = (netlab.container(name) for name in ("one", "two", "web"))
     made = attach(netlab, one, "inner")
     attach(netlab, two, "inner")
+    forwarding = f"ipv{family}.{'ip_forward' if family == 4 else 'conf.all.forwarding'}"
+    assert netlab.router.sysctl(forwarding) == "0"  # set where a network needs it
     served = attach(netlab, web, "web", "-p", "8080:80")
     for node in (one, web, netlab.outside):
         node.listen(80, family=family)
@@ -60,6 +62,7 @@ def test_an_internal_network(netlab: Lab, family: int) -> None:
     assert one.hears_nothing(ROUTER_4 if family == 4 else ROUTER_6, 8080)
     assert web.hears_nothing(ip(made, family), 80)
     assert web.ask(outside, 80).name == "outside"  # the control
+    assert netlab.router.sysctl(forwarding) == "1"
     refused = netlab.do("net", "attach", "three", "inner", "--netns", netlab.container("three").path, "-p", "80:80")
     assert refused.err == ("pyrunc: net attach: inner is an internal network: none of its ports can be published\n")
 

@@ -86,12 +86,25 @@ def test_what_makes_no_network(netlab: Lab, words: tuple[str, ...], said: str) -
 def test_the_default_network_is_where_nothing_else_is(netlab: Lab) -> None:
     """Made on first use, from a range that overlaps no route of the host, no address, and no other network."""
     netlab.router.ip("route add 10.208.0.0/23 via 192.0.2.1")
+    for half in ("0.0.0.0/1", "128.0.0.0/1"):  # a tunnel's default route
+        netlab.router.ip(f"route add {half} via 192.0.2.1")
     netlab.router.ip("address add 10.208.2.7/24 dev out")
     netlab.pyrunc("net", "create", "web")
     made = attach(netlab, netlab.container("one"), "default")
     (web,) = json.loads(netlab.pyrunc("net", "inspect", "web"))
     assert web["subnets"][0]["subnet"] == "10.208.3.0/24"
     assert made["addresses"] == ["10.208.4.2/24"] and made["gateways"] == ["10.208.4.1"]
+
+
+def test_a_route_that_came_later(netlab: Lab) -> None:
+    """A tunnel, say, between a network's making and its first container: the network goes first, and it is said."""
+    netlab.pyrunc("net", "create", "web", "--subnet", "10.1.0.0/24")
+    netlab.router.ip("route add 10.1.0.0/16 via 192.0.2.1")
+    first, second = (netlab.do("net", "attach", name, "web", "--netns", netlab.container(name).path)
+                     for name in ("one", "two"))
+    assert (first.code, first.err) == (0, "pyrunc: warning: 10.1.0.0/16, which this host has a route to, overlaps "
+                                          "10.1.0.0/24, which is web's: no more is sent there\n")
+    assert (second.code, second.err) == (0, "")
 
 
 @pytest.mark.parametrize(("words", "said"), [
@@ -106,7 +119,9 @@ def test_the_default_network_is_where_nothing_else_is(netlab: Lab) -> None:
     (("one", "web", "--interface", "lo"), "the container has a network device lo already "
                                           "(--interface gives it another name)"),
     (("one", "web", "-p", "x"), "'x' publishes nothing ([HOSTIP:][HOSTPORT:]PORT[/tcp|udp|sctp], as in 8080:80 or "
-                                "[::1]:8000-8010:80-90/udp)"),
+                                "[fd00::1]:8000-8010:80-90/udp)"),
+    (("one", "web", "-p", "[::1]:80:80"), "what is sent to ::1 never leaves the loopback device: no port of it can be "
+                                          "published (127.0.0.1 can: programs that look for localhost try it next)"),
     (("../one", "web"), "'../one' is no name of a container (at most 160 letters, digits, and inside _ + . -)"),
     (("one", "web", "--alias", "a b"), "'a b' is no host name (letters, digits, dots and hyphens make one)"),
     (("there", "web"), "there is in the network web already, as eth0"),

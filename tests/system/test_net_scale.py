@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from netlab import ROUTER_4, Lab
 from netting import attach, detach, left
 from support import PYRUNC
@@ -73,6 +74,24 @@ def test_a_thousand_ports_of_one_container(netlab: Lab) -> None:
     assert netlab.outside.ask(ROUTER_4, 20999, "udp").name == "one"
     detach(netlab, one, "web")
     assert left(netlab) == before
+
+
+def test_a_bridge_that_is_full(netlab: Lab, long: bool) -> None:
+    """The kernel's limit is told as such; nothing is left of the one that was too many."""
+    if not long:
+        pytest.skip("with --long: a thousand devices")
+    netlab.pyrunc("net", "create", "web", "--subnet", "10.1.0.0/20")
+    one, late = netlab.container("one"), netlab.container("late")
+    attach(netlab, one, "web")
+    netlab.router.run("ip", "-batch", "-", timeout=200, stdin="".join(
+        f"link add x{at} type veth peer name y{at}\nlink set x{at} master pyr-web\nlink set y{at} master pyr-web\n"
+        for at in range(511)))
+    before = left(netlab)
+    done = netlab.do("net", "attach", "late", "web", "--netns", late.path)
+    assert (done.code, done.err) == (1, "pyrunc: net attach: make the bridge device eth0: rtnetlink: exchange full "
+                                        "(EXFULL) (a bridge has 1023 ports at most, each container takes one: another "
+                                        "network has room)\n")
+    assert left(netlab) == before and late.links() == {}
 
 
 def test_four_thousand_addresses(tmp_path: Path) -> None:
