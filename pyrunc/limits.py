@@ -99,6 +99,13 @@ def _before(path: str) -> str:
         return ""
 
 
+def _lacks_controller(path: str) -> bool:
+    """Whether a v2 cgroup hasn't the controller of that file."""
+    directory, name = os.path.split(path)
+    available = f"{directory}/cgroup.controllers"
+    return os.path.exists(available) and name.partition(".")[0] not in _before(available).split()
+
+
 def _write(write: Write, path: str) -> bool:
     """Whether it was written (an optional file may be missing)."""
     try:
@@ -109,8 +116,9 @@ def _write(write: Write, path: str) -> bool:
         if not os.path.isdir(os.path.dirname(path)):
             raise KernelError(f"the cgroup {os.path.dirname(path)} is gone", pointer=write.pointer,
                               errno=errno.ENOENT) from None
+        hint = "" if _lacks_controller(path) else write.hint
         raise ConfigError(write.pointer, f"this kernel's cgroup has no {write.file}",
-                          hint=write.hint or "the controller isn't available here") from None
+                          hint=hint or "the controller isn't available here") from None
     except OSError as error:
         raise kernel_error(f"{write.describe()} in {os.path.dirname(path)}", error, syscall="write",
                            pointer=write.pointer, hint=write.hint) from None
