@@ -245,6 +245,14 @@ def test_options_that_are_right() -> None:
     assert CheckpointOptions(page_server="h:65535").page_server == ("h", 65535)
 
 
+def test_every_flag_reaches_criu() -> None:
+    """Each under criu's own name, and only where it was given."""
+    flags = ("auto_dedup", "ext_unix_sk", "file_locks", "lazy_pages", "shell_job", "tcp_established")
+    for flag in flags:
+        told = CheckpointOptions(**dict.fromkeys([flag], True)).to_criu({}, "dump.log")
+        assert [name for name in flags if told[name]] == [flag]
+
+
 def test_paths_as_procfs_writes_them() -> None:
     assert unescape(rb"/a\040b\134c\012") == "/a b\\c\n"
     assert unescape(b"/plain") == "/plain"

@@ -372,6 +372,45 @@ def test_tcp_established_inside(runtime: Runtime, bundle: Bundle, host: Host, im
     assert "LOOPBACK,UP" in runtime("exec", container, "ip", "link", "show", "lo").out
 
 
+LISTENER = r"""
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+int main(void)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(7000) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	if (bind(fd, (void *)&at, sizeof at) || listen(fd, 8))
+		return 1;
+	for (;;)
+		pause();
+}
+"""
+
+
+def test_connections_in_flight(runtime: Runtime, bundle: Bundle, host: Host, images: Path) -> None:
+    """criu.org/CLI/opt/--skip-in-flight: those that nobody has accepted yet are left out."""
+    compile_program(LISTENER, bundle.rootfs / "bin" / "listener")
+    bundle.process["args"] = ["listener"]
+    container = runtime.create(bundle)
+    assert runtime("start", container).code == 0
+    within = ["nsenter", f"--net=/proc/{runtime.state(container)['pid']}/ns/net"]
+    wait_for(lambda: b":7000" in subprocess.run([*within, "ss", "-ltnH"], capture_output=True).stdout, "it to listen",
+             60)
+    client = subprocess.Popen([*within, "busybox", "nc", "127.0.0.1", "7000"], stdin=subprocess.PIPE)
+    try:
+        wait_for(lambda: b"ESTAB" in subprocess.run([*within, "ss", "-tnH"], capture_output=True).stdout,
+                 "the connection", 60)
+        refused = runtime("checkpoint", "--image-path", images, container, timeout=120)
+        assert refused.code == 1 and "In-flight connection" in refused.err, refused
+        checkpoint(runtime, container, images, "--tcp-skip-in-flight")
+    finally:
+        client.kill()
+        client.communicate(timeout=60)
+    restore(runtime, bundle, container, images)
+    assert ":7000" in runtime("exec", container, "netstat", "-ltn").out
+
+
 def test_in_a_network_namespace_from_outside(runtime: Runtime, bundle: Bundle, host: Host, images: Path,
                                              tmp_path: Path) -> None:
     """What another has made is neither written down nor restored, but joined, with what is connected there."""
@@ -437,6 +476,67 @@ def test_file_locks(runtime: Runtime, bundle: Bundle, host: Host, images: Path) 
     counter.reach()
     assert runtime(*attempt).out == ""
     assert runtime("exec", container, "locked", "/other", "echo", "free").out == "free\n"
+
+
+def test_a_deleted_file_in_use(runtime: Runtime, bundle: Bundle, host: Host, images: Path) -> None:
+    """criu.org/CLI/opt/--link-remap: one that has another name still, which criu doesn't know."""
+    counter = Counter(bundle)
+    container = start(runtime, bundle, f"echo kept >/file; ln /file /other; exec 3</file; rm /file; {COUNTER}")
+    counter.reach()
+    refused = runtime("checkpoint", "--image-path", images, container, timeout=120)
+    assert refused.code == 1 and "link-remap" in refused.err, refused
+    checkpoint(runtime, container, images, "--link-remap")
+    restore(runtime, bundle, container, images)
+    counter.reach()
+    pid = runtime.state(container)["pid"]
+    assert os.stat(f"/proc/{pid}/fd/3").st_ino == (bundle.rootfs / "other").stat().st_ino
+
+
+def test_auto_dedup(runtime: Runtime, bundle: Bundle, host: Host, images: Path, tmp_path: Path) -> None:
+    """criu.org/Memory_images_deduplication: the parent's images lose the pages that newer ones have."""
+    counter = Counter(bundle)
+    container = start(runtime, bundle)
+    counter.reach()
+    first = tmp_path / "first"
+    checkpoint(runtime, container, first, "--pre-dump")
+    pages = first / "pages-1.img"
+    before = pages.stat().st_blocks
+    counter.reach()
+    checkpoint(runtime, container, images, "--parent-path", "../first", "--auto-dedup")
+    assert pages.stat().st_blocks < before
+    restore(runtime, bundle, container, images, "--auto-dedup")
+    counter.reach()
+
+
+def test_the_callers_terminal(runtime: Runtime, bundle: Bundle, host: Host, images: Path) -> None:
+    """criu.org/Simple_loop: --shell-job, for processes on a terminal that isn't the container's own."""
+    bundle.process["terminal"] = False
+    bundle.args("i=0; while read -r line; do i=$((i+1)); echo said $i $line; done").save()
+    container = runtime.new_id()
+
+    def talk(words: list[str], line: bytes, expected: bytes) -> tuple[subprocess.Popen[bytes], int]:
+        master, slave = pty.openpty()
+        process = subprocess.Popen(["setsid", "--ctty", *words], stdin=slave, stdout=slave, stderr=slave)
+        os.close(slave)
+        wait_for(lambda: runtime("state", container).out.count('"running"') == 1, "it to run", 60)
+        text = b""
+        os.write(master, line)
+        while expected not in text:
+            assert select.select([master], [], [], 60)[0], text
+            text += os.read(master, 4096)
+        return process, master
+
+    first, master = talk(runtime.command("run", "--bundle", str(bundle.path), container), b"one\n", b"said 1 one")
+    refused = runtime("checkpoint", "--image-path", images, container, timeout=120)
+    assert refused.code == 1 and "shell" in refused.err, refused
+    checkpoint(runtime, container, images, "--shell-job")
+    assert first.wait(60) == 137
+    os.close(master)
+    second, master = talk(runtime.command("restore", "--shell-job", "--image-path", str(images), "--bundle",
+                                          str(bundle.path), container), b"two\n", b"said 2 two")
+    os.write(master, b"\x04")
+    assert second.wait(60) == 0
+    os.close(master)
 
 
 SENDER = r"""
