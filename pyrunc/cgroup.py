@@ -19,7 +19,7 @@ from .paths import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from typing import Any, Literal
 
     from .device_rules import Rules
@@ -214,10 +214,26 @@ class Cgroup:
         return ContainerError(f"cgroup {path} is not empty: {name_pids(pids)}", pointer=self.pointer,
                               hint="each container needs a cgroup of its own")
 
-    def add(self, pid: int) -> None:
-        """Put process `pid` into the cgroup; 0 is the calling process itself."""
+    def add(self, pid: int, but: Collection[str] = ()) -> None:
+        """Put process `pid` into the cgroup; 0 is the calling process itself.  Those of `but` it has joined already."""
         for path in self.directories():
-            self._add(path, pid)
+            if path not in but:
+                self._add(path, pid)
+
+    def open_tasks(self) -> dict[str, int]:
+        """By directory a descriptor that a process of one thread writes 0 to: by that it puts itself there.
+
+        Moving another process waits for an RCU grace period, some 10 ms; this doesn't.  Only v1 has it, and
+        whatever can't be opened is left to `add`, which says why.
+        """
+        found = {}
+        for path in dict.fromkeys(path for controller, path in self.paths.items() if controller):
+            try:
+                if path not in self.skipped:
+                    found[path] = os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+        return found
 
     def _add(self, path: str, pid: int) -> None:
         for left in reversed(range(_EINVAL_TRIES)):

@@ -17,7 +17,7 @@ from .errors import ConfigError, ContainerError, PyruncError, kernel_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from typing import Any
 
     from .device_rules import Rules
@@ -217,11 +217,14 @@ class SystemdCgroup(Cgroup):
     def open_dir(self) -> int | None:
         return super().open_dir() if self.claimed else None
 
-    def add(self, pid: int) -> None:
+    def add(self, pid: int, but: Collection[str] = ()) -> None:
         if not self.claimed:
             self._start(pid or os.getpid())
             return
-        super().add(pid)
+        super().add(pid, but)
+
+    def open_tasks(self) -> dict[str, int]:
+        return super().open_tasks() if self.claimed else {}
 
     def _start(self, pid: int) -> None:
         from .systemd_manager import Manager

@@ -89,9 +89,9 @@ def create(bundle_path: str, container_id: str, root: str, options: CreateOption
 class Creation:
     """One create on its way: what has been made so far, to be undone if the rest fails."""
 
-    __slots__ = ("agent", "born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds", "filter",
-                 "hooks_ran", "keep_fds", "late_join", "mounts", "namespaces", "net_devices", "options", "pid",
-                 "pidfd_socket", "placeholder", "process", "rdt", "report")
+    __slots__ = ("agent", "born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds",
+                 "filter", "hooks_ran", "init_joins", "keep_fds", "late_join", "mounts", "namespaces", "net_devices",
+                 "options", "pid", "pidfd_socket", "placeholder", "process", "rdt", "report")
 
     def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
                  report: Report) -> None:
@@ -102,7 +102,7 @@ class Creation:
         self.report = report
         self.pid = 0
         self.hooks_ran = False
-        self.born_in_cgroup = False
+        self.born_in_cgroup = self.init_joins = False
         self.fds: list[int] = []
         self.console_fd = self.pidfd_socket = -1
         self.channel: Channel | None = None
@@ -232,8 +232,8 @@ class Creation:
                     from . import streams
 
                     streams.give(self.pid, self.fds[0], self.process.uid)
-            # Moving a process between v1 cgroups waits for an RCU grace period, some 10 ms: let the
-            # init mount meanwhile.  Only a cgroup namespace has to be made in the right place.
+            # Moving a process between cgroups waits for an RCU grace period, some 10 ms: where the init hasn't
+            # done that itself, let it mount meanwhile.  Only a cgroup namespace has to be made in the right place.
             if self.late_join:
                 self._hold_cgroup(channel)
                 channel.send("go")
@@ -339,6 +339,9 @@ class Creation:
             keep_fds=self.keep_fds, pivot=options.pivot, keyring=options.keyring,
             state=self.container.hook_state("creating", 0), joins_late=self.late_join,
         )
+        if not self.namespaces.staged and not self.late_join:
+            plan.tasks = self.cgroup.open_tasks()
+            self.init_joins = bool(plan.tasks)
         cgroup_fd = None if self.namespaces.staged or self.late_join else self.cgroup.open_dir()
         try:
             self.pid = namespaces.spawn(
@@ -350,8 +353,8 @@ class Creation:
             raise (self.cgroup.not_born(error.errno) if cgroup_fd is not None else None) or error from None
         finally:
             theirs.close()
-            if cgroup_fd is not None:
-                os.close(cgroup_fd)
+            for fd in (*plan.tasks.values(), *(() if cgroup_fd is None else (cgroup_fd,))):
+                os.close(fd)
         self.report("debug", f"init is process {self.pid}")
         return plan
 
@@ -379,7 +382,8 @@ class Creation:
     def _join_cgroup(self) -> None:
         if not self.born_in_cgroup:
             was_ours = self.cgroup.claimed
-            self.cgroup.add(self.pid)
+            joined = self.channel.expect("joined")["paths"] if self.init_joins and self.channel is not None else ()
+            self.cgroup.add(self.pid, joined)
             if not was_ours:
                 self._own_cgroup()
                 self._delegate()

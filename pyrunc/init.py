@@ -6,6 +6,7 @@ dlopened by path, but the program itself: every module this needs was imported b
 the fork.  It talks to the parent over a channel, and leaves by execve or _exit.
 
     parent                                    init
+                                <- joined --  v1 cgroups, itself (only where there are such)
     id maps, limits, cgroup     -- go -->     namespaces' content, mounts, devices
     prestart, createRuntime     <- mounted -  (these two lines only where there are such hooks)
                                 -- go -->
@@ -63,7 +64,7 @@ class InitPlan:
 
     __slots__ = ("bundle", "cgroup", "channel", "config", "console_fd", "devices", "fifo_fd", "id", "joins_late",
                  "keep_fds", "keyring", "mounts", "namespaces", "pivot", "proc", "process", "rootfs", "sources",
-                 "state")
+                 "state", "tasks")
 
     def __init__(self, *, config: Config, bundle: str, rootfs_path: str, container_id: str, channel: Channel,
                  namespaces: NamespacePlan, mounts: list[MountStep], device_nodes: list[DeviceNode],
@@ -81,6 +82,7 @@ class InitPlan:
         self.process = process
         self.cgroup = cgroup
         self.joins_late = joins_late  # the cgroup, so its memory limit is tight
+        self.tasks: dict[str, int] = {}  # of the cgroup, to be joined at once: Cgroup.open_tasks
         self.sources = sources
         self.proc = proc
         self.fifo_fd = fifo_fd
@@ -138,10 +140,24 @@ def _report(plan: InitPlan, fifo: int, error: PyruncError) -> None:
         pass  # nobody listens
 
 
+def _join_cgroups(plan: InitPlan) -> None:
+    """Those that the parent has opened for us; one that won't be joined is left to it."""
+    joined = []
+    for path, fd in plan.tasks.items():
+        try:
+            os.write(fd, b"0")
+            joined.append(path)
+        except OSError:
+            continue
+    plan.channel.send("joined", paths=joined)
+
+
 def _detach(plan: InitPlan) -> None:
     """Leave the caller's session, close what it left open, wait until the parent has placed us."""
     namespaces = plan.namespaces
     _signal.set_wakeup_fd(-1)  # `run` has one, which we are about to close
+    if plan.tasks:
+        _join_cgroups(plan)
     if not namespaces.create & k.CLONE_NEWUSER:
         # With a user namespace /proc/PID/uid_map must belong to its maker until it is written.
         k.prctl(k.PR_SET_DUMPABLE, 0)

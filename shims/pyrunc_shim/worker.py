@@ -108,6 +108,7 @@ class Workers:
             data = dump(result).encode("utf-8", "surrogatepass")
             while data:
                 data = data[os.write(writer, data):]
+            os.close(writer)  # we have said all: our end, with all this memory, needn't be waited for
             status = 0
         except BaseException as error:
             try:

@@ -66,6 +66,22 @@ def test_limited_before_the_hooks_of_create(runtime: Runtime, v2: Runtime, bundl
         assert result.code == 0 and out.read_text() == found, result
 
 
+# How it gets there
+
+def test_the_init_puts_itself_into_cgroups_of_v1(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> None:
+    """Being moved by another process would wait for an RCU grace period, for longer than all the rest takes."""
+    bundle.args("true").save()
+    trace = tmp_path / "trace"
+    command = runtime.command("run", "--bundle", bundle.path, "moves")
+    subprocess.run(["strace", "-f", "-qq", "-y", "-e", "trace=write", "-o", trace, *command], check=True, timeout=60,
+                   stdin=subprocess.DEVNULL)
+    lines = [line for line in trace.read_text().splitlines() if f"<{ROOT}/" in line]
+    itself = [line for line in lines if '/tasks>, "0"' in line and line.endswith("= 1")]
+    moved = [line for line in lines if "/cgroup.procs>" in line and "/unified/" not in line]
+    version_1 = [line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.split(":")[1]]
+    assert len(itself) == len(version_1) and moved == [], "\n".join(lines)
+
+
 # Where it is
 
 @pytest.mark.parametrize("shape", ["default", "absolute", "relative", "nested", "dots"])
