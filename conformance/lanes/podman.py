@@ -214,7 +214,8 @@ def _(podman: Engine) -> str:
 
 
 @check("a network of pyrunc-cni, as docs/integrations.md has it",
-       "one: hello over the bridge; outside: hello over the bridge; then 0 attached", short=True)
+       "10.77.0.50 02:00:00:00:00:50 db; one: hello over the bridge; outside: hello over the bridge; then 0 attached",
+       short=True)
 def _(podman: Engine) -> str:
     assert isinstance(podman, Podman)
     plugin = snippets.plugin(podman.runtime)
@@ -230,10 +231,13 @@ def _(podman: Engine) -> str:
         return output(podman.command(*words, *options, environment=environment), options)
 
     serve = "echo hello over the bridge >/index.html; httpd -f -p 80 -h /"
-    do("run", "-d", "--name", "cni1", "--network", "pods", "-p", "8080:80", IMAGE, "sh", "-c", serve)
-    address = do("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "cni1")
+    do("run", "-d", "--name", "cni1", "--network", "pods", "--ip", "10.77.0.50", "--mac-address", "02:00:00:00:00:50",
+       "--network-alias", "db", "-p", "8080:80", IMAGE, "sh", "-c", serve)
+    seen = do("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.MacAddress}}{{end}}", "cni1")
+    address = seen.split()[0]
+    seen += " db; " if f"{address}\tdb" in (store / "hosts/net-pods").read_text() else "; "
     fetch = f"ping -c 1 -W 5 {address} >&2 && wget -q -O - http://{address}/"
-    seen = f"one: {do('run', '--rm', '--network', 'pods', IMAGE, 'sh', '-c', fetch)}; "
+    seen += f"one: {do('run', '--rm', '--network', 'pods', IMAGE, 'sh', '-c', fetch)}; "
     seen += f"outside: {engine_options.fetched('http://127.0.0.1:8080/')}; "
     do("rm", "-f", "-t", "0", "cni1")
     return seen + f"then {len(list((store / 'attachments').iterdir()))} attached"

@@ -127,6 +127,11 @@ def rename(index: int, name: str) -> Request:
     return RTM_NEWLINK, 0, _header(index) + attribute(IFLA_IFNAME, name_bytes(name))
 
 
+def set_master(name: str, master: int) -> Request:
+    """Make a device a port of the bridge."""
+    return RTM_NEWLINK, 0, _header() + attribute(IFLA_IFNAME, name_bytes(name)) + _number(IFLA_MASTER, master)
+
+
 def hairpin(name: str) -> Request:
     """Let a bridge send frames out of the port they came in by."""
     return (RTM_NEWLINK, 0, _header() + attribute(IFLA_IFNAME, name_bytes(name))

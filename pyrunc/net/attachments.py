@@ -134,13 +134,14 @@ def remove_network(store: Store, name: str, *, force: bool = False, warn: Warn =
 class _Work:
     """One command's work, under the store's lock: its sockets, made when they are first needed."""
 
-    __slots__ = ("_netfilter", "_route", "store", "warn")
+    __slots__ = ("_netfilter", "_route", "_tables", "store", "warn")
 
     def __init__(self, store: Store, warn: Warn) -> None:
         self.store = store
         self.warn = warn
         self._route: Route | None = None
         self._netfilter: Netfilter | None = None
+        self._tables = False  # whether they were there when they were first looked at
 
     @property
     def route(self) -> Route:
@@ -163,6 +164,7 @@ class _Work:
     def _check_owner(self, netfilter: Netfilter) -> None:
         """The tables of this network namespace are one store's.  Raises NetworkError where they are another's."""
         owner = netfilter.table_comment(ruleset.INET, ruleset.TABLE)
+        self._tables = owner is not None
         if not owner or owner == self.store.owner:
             return
         path = self.store.path_of(owner)
@@ -189,7 +191,7 @@ class _Work:
 
     def attach(self, network: Network, wanted: Attachment, namespace: Namespace) -> Attachment:
         if network.driver == "bridge":
-            _ = self.netfilter  # refused before anything is done, if at all
+            self._renew(network)
         inside = links.names_inside(namespace)
         self._check(network, wanted, inside)
         self._choose_interface(wanted, inside)
@@ -213,6 +215,21 @@ class _Work:
                 if attempt == _PORT_TRIES - 1 or any(port.host for port in ports):
                     raise NetworkError(str(taken), hint="`pyrunc net port` shows who has it") from None
         raise AssertionError("unreachable")
+
+    def _renew(self, network: Network) -> None:
+        """Make good what has been taken away since the last container came: by a reboot, or by somebody."""
+        _ = self.netfilter  # refused before anything is done, if at all
+        bridge = links.find(self.route, network.interface)
+        if bridge is not None and self._tables:
+            return
+        alive = False
+        for attachment in self.store.attachments(network=network.name if self._tables else ""):
+            if self.is_alive(attachment):
+                alive = True
+            elif attachment.network == network.name:
+                self.detach(attachment)
+        if alive:
+            self.rebuild()
 
     def _has_default_route(self, wanted: Attachment) -> bool:
         """Whether another network that the container is in has given it its default route."""
@@ -312,20 +329,12 @@ class _Work:
             links.forward(families)
         link = links.find(self.route, network.interface)
         if link is None:
-            self._look_for_routes(network)
+            foreign.look_for_routes(self.route, network, self.warn)
             self._commit([*ruleset.base(self.store.owner), *ruleset.network(network)])
         master = links.ensure_bridge(self.route, network)
         if not network.internal:
             foreign.admit(self.netfilter, network, self.warn)
         return master
-
-    def _look_for_routes(self, network: Network) -> None:
-        """Since it was made the host may have got a route to what is its subnet, which is in the way now."""
-        for its in links.taken_subnets(self.route):
-            for subnet in network.subnets:
-                if subnet.overlaps(its):
-                    self.warn(f"{its}, which this host has a route to, overlaps {subnet}, which is {network.name}'s: "
-                              "no more is sent there")
 
     def _add_elements(self, network: Network, wanted: Attachment) -> None:
         elements = ruleset.attachment(wanted)
@@ -337,22 +346,12 @@ class _Work:
                 self.rebuild()
                 self._commit(batch)
             elif error.errno == errno.EEXIST:
-                raise _PortTaken(self._who_has(wanted)) from None
+                raise _PortTaken(published.who_has(wanted, self.store.attachments())) from None
             else:
                 raise kernel_error("add the rules", error) from None
         if wanted.ports and network.subnet(4) is not None:
             # Only now, with the guard in place: what comes from 127.0.0.1 may be routed to this bridge.
-            links.set_sysctl(f"ipv4/conf/{network.interface}/route_localnet", "1")
-
-    def _who_has(self, wanted: Attachment) -> str:
-        """Which of its ports is another's."""
-        for other in self.store.attachments():
-            for port in other.ports:
-                for own in wanted.ports:
-                    if own.protocol == port.protocol and own.host_ip == port.host_ip and \
-                            own.host < port.host + port.count and port.host < own.host + own.count:
-                        return f"port {own}/{own.protocol} is published by {other.container}"
-        return "a port is published already, by somebody that pyrunc doesn't know"
+            links.route_localnet(network)
 
     def _commit(self, batch: list[Message]) -> None:
         try:
@@ -440,7 +439,7 @@ class _Work:
 
     def rebuild(self) -> int:
         """Rules and bridges as the store has them; how many attachments there are."""
-        alive = {link.name for link in self.route.links()}
+        alive = {link.name: link for link in self.route.links()}
         attachments = [attachment for attachment in self.store.attachments()
                        if not attachment.host_interface or attachment.host_interface in alive]
         inhabited = {attachment.network for attachment in attachments}
@@ -451,7 +450,13 @@ class _Work:
                    if attachment.network in names and attachment.host_interface]
         self._commit(ruleset.everything(present, bridged, self.store.owner))
         for network in present:
-            links.ensure_bridge(self.route, network)
+            master = links.ensure_bridge(self.route, network)
+            own = [attachment for attachment in bridged if attachment.network == network.name]
+            for attachment in own:
+                if alive[attachment.host_interface].master != master:
+                    links.connect(self.route, attachment, master)
+            if network.subnet(4) is not None and any(attachment.ports for attachment in own):
+                links.route_localnet(network)
             if not network.internal:
                 links.forward([subnet.family for subnet in network.subnets])
                 foreign.admit(self.netfilter, network, self.warn)

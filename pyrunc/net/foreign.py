@@ -12,6 +12,7 @@ from __future__ import annotations
 from pyrunc.linux import nftables as nft
 from pyrunc.linux.netlink import attributes
 
+from . import links
 from .links import BRIDGE_PREFIX
 from .ruleset import TABLE
 
@@ -19,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pyrunc.linux.netlink import Route
     from pyrunc.linux.nftables import Chain, Netfilter, Rule
 
     from .model import Network
@@ -58,6 +60,15 @@ def withdraw(netfilter: Netfilter) -> None:
                         netfilter.commit([nft.delete_rule(chain.family, chain.table, chain.name, rule.handle)])
     except OSError:
         pass  # a rule that admits bridges which aren't there does no harm
+
+
+def look_for_routes(route: Route, network: Network, warn: Callable[[str], None]) -> None:
+    """Since the network was made the host may have got a route to what is its subnet, which is in the way now."""
+    for its in links.taken_subnets(route):
+        for subnet in network.subnets:
+            if subnet.overlaps(its):
+                warn(f"{its}, which this host has a route to, overlaps {subnet}, which is {network.name}'s: no more is "
+                     "sent there")
 
 
 def _let_through(netfilter: Netfilter, family: int, chains: Iterable[Chain]) -> None:

@@ -230,6 +230,22 @@ def make_device(route: Route, network: Network, attachment: Attachment, namespac
         raise _error(f"make the {network.driver} device {name}", error, hint) from None
 
 
+def connect(route: Route, attachment: Attachment, master: int) -> None:
+    """Plug the host's end of a pair into the bridge again, which is a new one.  Raises KernelError."""
+    try:
+        requests = [rt.set_master(attachment.host_interface, master)]
+        if attachment.ports:
+            requests.append(rt.hairpin(attachment.host_interface))
+        route.carry_out(requests)
+    except OSError as error:
+        raise _error(f"plug {attachment.container} into its bridge", error) from None
+
+
+def route_localnet(network: Network) -> None:
+    """What comes from 127.0.0.1 may be routed to the bridge.  The guard has to be in place."""
+    set_sysctl(f"ipv4/conf/{network.interface}/route_localnet", "1")
+
+
 def names_inside(namespace: Namespace) -> set[str]:
     """What the devices in the namespace are called."""
     with namespace:

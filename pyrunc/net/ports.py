@@ -99,6 +99,17 @@ def _in_use(port: Publish, number: int) -> int:
     return 0
 
 
+def who_has(wanted: Attachment, others: Iterable[Attachment]) -> str:
+    """Which of its ports is another's, in words."""
+    for other in others:
+        for port in other.ports:
+            for own in wanted.ports:
+                if own.protocol == port.protocol and own.host_ip == port.host_ip and \
+                        own.host < port.host + port.count and port.host < own.host + own.count:
+                    return f"port {own}/{own.protocol} is published by {other.container}"
+    return "a port is published already, by somebody that pyrunc doesn't know"
+
+
 def forget_packets(attachment: Attachment) -> None:
     """Who goes on sending datagrams from one port would go on reaching whoever was there before, or nobody.
 

@@ -307,6 +307,59 @@ def test_reload_after_a_flush(netlab: Lab) -> None:
     assert [netlab.outside.ask(ROUTER_4, port).name for port in (8080, 8081)] == ["one", "two"]
 
 
+@pytest.mark.parametrize("by", ["reload", "attach"])
+@pytest.mark.parametrize("taken", ["bridge", "table", "both"])
+def test_a_bridge_or_a_table_that_somebody_took_away(netlab: Lab, taken: str, by: str) -> None:
+    """Who was plugged in is again, with all that it had; also when a container without published ports comes."""
+    netlab.pyrunc("net", "create", "web", "--subnet", "10.1.0.0/24", "--ipv6")
+    one, two, three = (netlab.container(name) for name in ("one", "two", "three"))
+    made = attach(netlab, one, "web", "-p", "8080:80")
+    attach(netlab, two, "web")
+    netlab.outside.listen(80)
+    for family in (4, 6):
+        one.listen(80, family=family)
+    before = netlab.router.look()
+    if taken != "table":
+        netlab.router.ip("link del pyr-web")
+        assert two.hears_nothing(ip(made), 80)
+    if taken != "bridge":
+        netlab.router.run("nft", "delete", "table", "inet", "pyrunc")
+        assert two.hears_nothing(OUTSIDE_4, 80)
+    if by == "reload":
+        netlab.pyrunc("net", "reload")
+    else:
+        attach(netlab, three, "web")
+    for family, router in ((4, ROUTER_4), (6, ROUTER_6)):
+        assert two.ask(ip(made, family), 80).name == netlab.outside.ask(router, 8080).name == "one"
+        assert one.ask(router, 8080).name == "one"
+    assert netlab.router.ask("127.0.0.1", 8080).name == "one" and two.ask(OUTSIDE_4, 80).source == ROUTER_4
+    if by == "attach":
+        detach(netlab, three, "web")
+    now = netlab.router.look()
+    assert {what: sorted(value) for what, value in now.items()} == {
+        what: sorted(value) for what, value in before.items()}
+
+
+def test_after_a_reboot(netlab: Lab) -> None:
+    """Nothing is left but files: the first container of a network finds it empty, in names and in addresses."""
+    netlab.pyrunc("net", "create", "web", "--subnet", "10.1.0.0/29")
+    gone = [netlab.container(f"n{number}") for number in range(5)]
+    for node in gone:
+        attach(netlab, node, "web", "--alias", f"alias-of-{node.name}")
+    for node in gone:
+        node.vanish()
+    netlab.router.ip("link del pyr-web")
+    netlab.router.run("nft", "flush", "ruleset")
+    netlab.outside.listen(80)
+    one = netlab.container("one")
+    attach(netlab, one, "web", "-p", "8080:80")
+    assert one.ask(OUTSIDE_4, 80).source == ROUTER_4
+    now = left(netlab)
+    assert now["leases"] == {"web.4": 1} and [path for path in now["files"] if path.startswith("attachments/")] == [
+        "attachments/one", "attachments/one/web@eth0.json"]
+    assert "alias-of" not in "".join(now["hosts"]["net-web"]) and "one" in "".join(now["hosts"]["net-web"])
+
+
 def test_two_places_for_one_host(netlab: Lab, tmp_path: Path) -> None:
     """Two stores would write the same tables: the second is told whose they are, and has its turn when that is gone."""
     second = tmp_path / "second"
