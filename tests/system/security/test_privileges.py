@@ -218,10 +218,9 @@ def test_what_is_given_to_be_read_is_not_given_away(runtime: Runtime, bundle: Bu
         assert (tmp_path / "log").stat().st_uid == 1000  # the control: what it writes to is its own
         return secret.read_text() != "of the host" or path.stat().st_uid != 0
 
-    for path in (secret, device):
-        attack.on(runtime, works(runtime, path))
-        attack.on(runc, works(runc, path))
-        attack.on("pyrunc that gives all its streams away", works(weakened(GENEROUS), path))
+    attack.on(runtime, works(runtime, secret) or works(runtime, device))
+    attack.on(runc, works(runc, secret))
+    attack.on("pyrunc that gives all its streams away", works(weakened(GENEROUS), device))
 
 
 @pytest.mark.attack("CVE-2024-25621, CVE-2021-41103, CVE-2021-41091", "somebody else reads a container's state")

@@ -95,8 +95,8 @@ def test_cve_2021_30465_exchange_of_a_mount_point(runtime: Runtime, bundle: Bund
 
 @pytest.mark.attack("CVE-2019-19921, CVE-2023-27561", "a directory above /proc takes turns with a link in a volume")
 def test_cve_2019_19921_exchange_above_a_procfs(runtime: Runtime, bundle: Bundle, host: Host, attack: Attack,
-                                                weakened: Callable[[str], Runtime], attacker: Path, tmp_path: Path,
-                                                long: bool) -> None:
+                                                runc: Runtime, weakened: Callable[[str], Runtime], attacker: Path,
+                                                tmp_path: Path, long: bool) -> None:
     """A procfs is mounted at its own place or nowhere, so that its masks apply to it."""
     volume = tmp_path / "volume"
     (volume / "dir" / "proc").mkdir(parents=True)
@@ -112,6 +112,7 @@ def test_cve_2019_19921_exchange_above_a_procfs(runtime: Runtime, bundle: Bundle
             result = runtime.run(bundle, script)
             inside += result.code == 0
             attack.on(runtime, "elsewhere" in result.out)
+        attack.on(runc, until(lambda: "elsewhere" in runc.run(bundle, script).out, 15))
         victim = weakened("from pyrunc.rootfs import RootFs\nmake = RootFs.make_target\nRootFs.make_target = "
                           "lambda self, target, **options: make(self, target, **{**options, 'follow': True})")
         attack.on("pyrunc that follows links there", until(lambda: "elsewhere" in victim.run(bundle, script).out, 50))

@@ -115,8 +115,8 @@ def test_cve_2019_5736_exec_into_a_hostile_container(runtime: Runtime, bundle: B
 @pytest.mark.parametrize(("whose", "capabilities"), [("host", ()), ("other", ()), ("other", POWERFUL)],
                          ids=["host", "other", "other, CAP_SYS_PTRACE"])
 def test_cve_2019_5736_shared_pid_namespaces(runtime: Runtime, bundle: Bundle, host: Host, attack: Attack,
-                                             weakened: Callable[[str], Runtime], attacker: Path, long: bool,
-                                             whose: str, capabilities: tuple[str, ...]) -> None:
+                                             runc: Runtime, weakened: Callable[[str], Runtime], attacker: Path,
+                                             long: bool, whose: str, capabilities: tuple[str, ...]) -> None:
     before = checksums(runtime)
     prepare(bundle, attacker, *capabilities)
     if whose == "host":
@@ -139,6 +139,7 @@ def test_cve_2019_5736_shared_pid_namespaces(runtime: Runtime, bundle: Bundle, h
     assert attempt.found.runtime_was_seen()
     assert capabilities or attempt.found.opened_of_the_runtime() == []
     attack.on(runtime, bool(attempt.found.writable_of(host_programs(runtime))) or checksums(runtime) != before)
+    attack.on(runc, until_written(runc, bundle, lambda container: create(runc, container), {Path(runc.path)}, 6))
     victim = weakened(UNSEALED if capabilities else DUMPABLE)
     attack.on("pyrunc without the seal" + ("" if capabilities else ", dumpable"),
               until_written(victim, bundle, lambda container: create(victim, container), copy_of_python(victim), 100))
