@@ -7,9 +7,10 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from conformance.sandbox import place
 
 TREE = Path(__file__).resolve().parents[1]
 SECONDS = 900 if os.environ.get("PYRUNC_VM") else 400  # for one lane in its short form, which takes a tenth of that
@@ -37,7 +38,7 @@ def assert_lane_passes(lane: str, runtime: str, directory: Path, *wanted: str) -
 
 def remains(name: str) -> list[str]:
     """What a lane could leave, all of it named after its sandbox: a directory, cgroups, mounts, processes."""
-    found = [str(path) for path in Path(tempfile.gettempdir()).glob(name)]
+    found = [str(path) for path in Path(place()).glob(name)]
     found += [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path) == name]
     for entry in Path("/proc").iterdir():
         try:
