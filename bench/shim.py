@@ -5,8 +5,9 @@
 
 DIRECTORY has pyrunc's shim.  A containerd of its own (the one in PATH), in namespaces and on tmpfs that vanish
 with it.  In each round every contestant, in an order that rotates, runs a container by `ctr run --rm`: wall is
-what ctr's caller waits.  `ctr version` is what a call of ctr costs at least.  Then each keeps some containers
-running: memory is the proportional set size of each one's shim (smaps_rollup), the first alone, and each of all.
+what ctr's caller waits.  `ctr version` is what a call of ctr costs at least.  pyrunc's shims come of a template
+that an earlier one has left behind; "cold" is without.  Then each keeps some containers running: memory is the
+proportional set size of each one's shim (smaps_rollup), the first alone, and each of all; of the template too.
 A contestant that can't run here is left out.
 """
 
@@ -21,13 +22,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from conformance import image
 
 SHIM = "containerd-shim-pyrunc-v1"
+COLD = "cold"
 CONTESTANTS = {
     "pyrunc": ["--runtime", "io.containerd.pyrunc.v1"],
+    COLD: ["--runtime", "io.containerd.pyrunc.v1"],
     "runc": ["--runtime", "io.containerd.runc.v2", "--runc-binary", "runc"],
     "crun": ["--runtime", "io.containerd.runc.v2", "--runc-binary", "crun"],
 }
@@ -41,8 +46,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [plugins."io.containerd.internal.v1.opt"]
   path = "{place}/opt"
 """
+TEMPLATES = Path("/run/containerd/pyrunc-shim")
 WARM_UP = 2
 FLOOR = "ctr alone"
+TEMPLATE = "template"
 
 
 class Failed(Exception):
@@ -91,6 +98,17 @@ class Containerd:
         self.process.wait()
 
 
+@contextmanager
+def hidden_template(hide: bool) -> Iterator[None]:
+    """No `start` finds the template meanwhile, nor leaves another behind."""
+    sockets = [path for path in TEMPLATES.glob("*") if hide and path.is_socket()]
+    for path in sockets:
+        path.rename(path.with_suffix(".hidden"))
+    yield
+    for path in sockets:
+        path.with_suffix(".hidden").rename(path)
+
+
 def rounds(containerd: Containerd, count: int) -> dict[str, list[float]]:
     """The milliseconds of each contestant's runs, and of ctr alone."""
     results: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
@@ -101,7 +119,8 @@ def rounds(containerd: Containerd, count: int) -> dict[str, list[float]]:
         for name in alive[turn:] + alive[:turn]:
             words = ["run", "--rm", *CONTESTANTS[name], image.NAME, f"bench-{name}-{number + WARM_UP}", "true"]
             try:
-                wall = containerd.run(*words)
+                with hidden_template(name == COLD):
+                    wall = containerd.run(*words)
             except Failed as error:
                 print(f"left out: {error}", file=sys.stderr)
                 del results[name]
@@ -112,11 +131,13 @@ def rounds(containerd: Containerd, count: int) -> dict[str, list[float]]:
             sys.exit("no runtime works here")
         if number >= 0:
             floor.append(containerd.run("version"))
+        else:
+            time.sleep(2)  # until there is a template
     return {**results, FLOOR: floor}
 
 
 def shims(name: str) -> set[int]:
-    """The pids of the shims of the contestant's containers."""
+    """The pids of the shims of the containers whose names begin so."""
     found = set()
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -124,7 +145,7 @@ def shims(name: str) -> set[int]:
                 words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue  # gone meanwhile
-            if b"containerd-shim" in words[0] and any(word.startswith(f"memory-{name}-".encode()) for word in words):
+            if b"containerd-shim" in words[0] and any(word.startswith(name.encode()) for word in words[1:]):
                 found.add(int(entry))
     return found
 
@@ -137,17 +158,16 @@ def proportional(pid: int) -> float:
     raise Failed(f"no Pss of {pid}")
 
 
-def memory(containerd: Containerd, name: str, count: int) -> list[float]:
-    """Of the first shim, alone; then of each of `count`."""
+def memory(containerd: Containerd, name: str, count: int) -> dict[str, list[float]]:
+    """Of the first shim, alone; then of each of `count`.  The same of the template, if there is one."""
     names = [f"memory-{name}-{number}" for number in range(count)]
-    alone = 0.0
-    for number, container in enumerate(names):
+    found: dict[str, list[float]] = {name: [], TEMPLATE: []}
+    for number, container in enumerate(names, 1):
         containerd.run("run", "-d", *CONTESTANTS[name], image.NAME, container, "sleep", "1000")
-        if not number:
-            time.sleep(2)  # until it has come to rest
-            alone = max(proportional(pid) for pid in shims(name))
-    time.sleep(2)
-    found = sorted(proportional(pid) for pid in shims(name))
+        if number in (1, count):
+            time.sleep(2)  # until they have come to rest
+            found[name] += map(proportional, shims(f"memory-{name}-"))
+            found[TEMPLATE] += map(proportional, shims("template") if name == "pyrunc" else ())
     for container in names:
         containerd.run("tasks", "kill", "-s", "KILL", container)
     for container in names:
@@ -160,7 +180,7 @@ def memory(containerd: Containerd, name: str, count: int) -> list[float]:
                     continue
             break
         containerd.run("containers", "delete", container)
-    return [alone, *found]
+    return {name: sizes for name, sizes in found.items() if sizes}
 
 
 def inside(options: argparse.Namespace) -> None:
@@ -175,7 +195,10 @@ def inside(options: argparse.Namespace) -> None:
         containerd = Containerd(Path(directory), os.path.abspath(options.bin))
         try:
             times = rounds(containerd, options.rounds)
-            sizes = {name: memory(containerd, name, options.shims) for name in times if name != FLOOR}
+            sizes: dict[str, list[float]] = {}
+            for name in times:
+                if name not in (COLD, FLOOR):
+                    sizes.update(memory(containerd, name, options.shims))
         finally:
             containerd.stop()
         print(table(times, sizes, options))
@@ -189,8 +212,10 @@ def table(times: dict[str, list[float]], sizes: dict[str, list[float]], options:
     base = statistics.median(times.get("runc") or next(iter(times.values())))
     lines = [f"{options.rounds} rounds of ctr run --rm; memory of a shim alone, and of one among {options.shims}",
              f"{'':10} {'wall ms':>8} {'min':>7} {'x runc':>7} {'PSS MiB':>8} {'of many':>8}"]
-    for name, walls in times.items():
-        line = f"{name:10} {statistics.median(walls):8.1f} {min(walls):7.1f} {statistics.median(walls) / base:7.2f}"
+    for name in dict.fromkeys([*times, *sizes]):
+        line = f"{name:10} {'':24}"
+        if walls := times.get(name):
+            line = f"{name:10} {statistics.median(walls):8.1f} {min(walls):7.1f} {statistics.median(walls) / base:7.2f}"
         if name in sizes:
             line += f" {sizes[name][0]:8.1f} {statistics.median(sizes[name][1:]):8.1f}"
         lines.append(line)
@@ -205,8 +230,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all samples to this file")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.rounds < 1 or options.shims < 1:
-        parser.error("at least one")
+    if options.rounds < 1 or options.shims < 2:
+        parser.error("--rounds: at least 1; --shims: at least 2")
     if not os.access(f"{options.bin}/{SHIM}", os.X_OK):
         parser.error(f"no {SHIM} in {options.bin}")
     if options.inside:

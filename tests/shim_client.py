@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -193,11 +194,12 @@ def end_templates() -> None:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
-                if words[0].endswith(SHIM.name.encode()) and NAMESPACE.encode() in words:
+                program, *words = Path(f"/proc/{entry}/cmdline").read_text().split("\0")
+                ours = program == str(SHIM) or program.startswith(tempfile.gettempdir())
+                if ours and program.endswith(SHIM.name) and words[0] == "template":
                     os.kill(int(entry), 9)
-            except OSError:
-                continue  # gone meanwhile
+            except (OSError, IndexError):
+                continue  # gone meanwhile, or something else
 
 
 def fifos(directory: Path, names: Iterable[str] = ("stdin", "stdout", "stderr")) -> dict[str, str]:

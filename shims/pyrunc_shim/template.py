@@ -48,12 +48,13 @@ def leave_behind(path: str) -> None:
     The launcher names the socket after its own file and the namespaces that it is in.
     """
     try:
+        package = _package()  # by now, and not by when the rest of it is loaded
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         held = _hold(path)
         if held < 0:
             return
         if not os.fork():
-            _become(path, held)
+            _become(path, held, package)
         os.close(held)
     except OSError:
         pass
@@ -72,19 +73,20 @@ def _hold(path: str) -> int:
     return -1
 
 
-def _become(path: str, held: int) -> None:
+def _become(path: str, held: int, package: list[tuple[int, int, int]]) -> None:
     """The template; it doesn't return."""
     status = 1
     try:
         os.setsid()
         os.chdir("/")
+        _rename([os.fsencode(sys.argv[0]), b"template"])
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         close_all_but({0, 1, 2, held})
         _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # nobody waits for the shims
         time.sleep(_REST_SECONDS)
-        template = Template()
+        template = Template(package)
         _remove_dead(os.path.dirname(path))
         listener = socket(AF_UNIX, _SOCK_SEQPACKET | SOCK_CLOEXEC)
         try:
@@ -122,10 +124,10 @@ def _remove_dead(directory: str) -> None:
 class Template:
     """All code, in a process that has done nothing yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, package: list[tuple[int, int, int]]) -> None:
         from . import daemon
 
-        self._package = _package()
+        self._package = package
         daemon.load(list(daemon.modules()))
         gc.collect()
         gc.freeze()
@@ -219,6 +221,8 @@ def _fits(arguments: list[bytes]) -> bool:
 def _rename(arguments: list[bytes]) -> None:
     """Have the command line be ours, and not that of the first shim."""
     begin, end = _command_line()
+    if not _fits(arguments):
+        return
     text = b"".join(word + b"\0" for word in arguments).ljust(end - begin, b"\0")
     memory = os.open("/proc/self/mem", os.O_WRONLY | os.O_CLOEXEC)
     try:

@@ -42,7 +42,7 @@ def template() -> int:
                 except OSError:
                     continue
                 pid = int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
-                if pid and NAMESPACE in Path(f"/proc/{pid}/cmdline").read_text():
+                if pid:
                     return pid
     return 0
 
@@ -55,6 +55,19 @@ def first(box: Box) -> int:
     pid = box.launch("first", bundle.path).pid()
     wait_for(lambda: bool(template()), "the template to be ready")
     return program_of(pid)
+
+
+def named(word: str) -> set[int]:
+    """Processes of the shim's program with that argument."""
+    found = set()
+    for entry in os.listdir("/proc"):
+        try:
+            words = Path(f"/proc/{entry}/cmdline").read_text().split("\0")
+        except OSError:  # no process, or gone meanwhile
+            continue
+        if words[0] == str(SHIM) and word in words:
+            found.add(int(entry))
+    return found
 
 
 def next_shim(box: Box, name: str = "next") -> Shim:
@@ -198,12 +211,8 @@ def test_one_that_was_killed_or_hangs_is_no_obstacle(box: Box, first: int) -> No
 def test_only_one_is_left_behind(box: Box) -> None:
     shims = [next_shim(box, f"c{number}") for number in range(4)]
     wait_for(lambda: bool(template()), "the template to be ready")
-    pids = {shim.pid() for shim in shims}
-    found = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and NAMESPACE.encode() in Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0"):
-            found.add(int(entry))
-    assert found - pids == {template()}
+    assert named("template") == {template()}
+    assert named(NAMESPACE) == {shim.pid() for shim in shims}
 
 
 def test_it_ends_when_nobody_wants_a_shim_and_leaves_nothing() -> None:
@@ -215,7 +224,7 @@ sys.path[:0] = {sys.path!r}
 from pyrunc_shim import template
 template._REST_SECONDS = 0
 template._IDLE_SECONDS = 0.2
-template._become({place!r} + "/t", template._hold({place!r} + "/t"))
+template._become({place!r} + "/t", template._hold({place!r} + "/t"), template._package())
 """
         assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
         assert os.listdir(place) == []
