@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from struct import pack
+from typing import Any
 
 from netlab import Node
 from support import WAIT
@@ -64,17 +65,24 @@ class Mouth:
             pack_address(target)
         self.frame(ETH_P_IP, head[:10] + _sum(head) + head[12:] + datagram, source=mac, target=to)
 
-    def ipv6(self, source: str, target: str, protocol: int, body: bytes) -> None:
+    def ipv6(self, source: str, target: str, protocol: int, body: bytes, *, tags: int = 0, options: bool = False
+             ) -> None:
+        """Behind so many tags of VLAN 0; with `options`, an extension header that says nothing."""
         addresses = pack_address(source) + pack_address(target)
         if protocol == 58:
             body = body[:2] + _sum(addresses + pack(">II", len(body), 58) + body) + body[4:]
-        self.frame(ETH_P_IPV6, pack(">IHBB", 6 << 28, len(body), protocol, 255) + addresses + body)
+        if options:
+            body, protocol = bytes([protocol, 0, 1, 4, 0, 0, 0, 0]) + body, 60
+        packet = pack(">IHBB", 6 << 28, len(body), protocol, 255) + addresses + body
+        kinds = [*[0x8100] * tags, ETH_P_IPV6]
+        self.frame(kinds[0], b"".join(pack(">HH", 0, kind) for kind in kinds[1:]) + packet)
 
-    def router_advertisement(self, source: str, prefix: str = "2001:db8:666::") -> None:
+    def router_advertisement(self, source: str, prefix: str = "2001:db8:666::", **how: Any) -> None:
         """I am a router, these are your addresses (RFC 4861, 4.2; 4.6.1, 4.6.2)."""
         own = b"\x01\x01" + self.mac
         addresses = pack(">BBBBIII", 3, 4, 64, 0xC0, 3600, 3600, 0) + pack_address(prefix)
-        self.ipv6(source, "ff02::1", 58, pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + own + addresses)
+        self.ipv6(source, "ff02::1", 58, pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + own + addresses,
+                  **how)
 
     def arp(self, mac: bytes, address: str, mark: str) -> None:
         self.frame(ETH_P_ARP, pack(">HHBBH", 1, ETH_P_IP, 6, 4, 2) + mac + pack_address(address) + BROADCAST

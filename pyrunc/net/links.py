@@ -105,6 +105,11 @@ def mac_of(address: str) -> bytes:
     return (b"\x02\x70" if len(raw) == 4 else b"\x02\x76") + raw[-4:]
 
 
+def link_local(mac: bytes) -> bytes:
+    """The link-local address that goes with it (RFC 4291, appendix A)."""
+    return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+
+
 def set_sysctl(path: str, value: str, *, needed: bool = True) -> None:
     """Write /proc/sys/net/`path` unless it says so already.  Raises KernelError where that is `needed`."""
     try:
@@ -269,6 +274,8 @@ def furnish(network: Network, attachment: Attachment, namespace: Namespace) -> s
         try:
             link = route.link(name)
             requests = [rt.link_up(_LO), rt.link_up(link.index)]
+            if network.subnet(6):  # its port lets no other link-local address in
+                requests.insert(0, rt.eui64_addresses(link.index))
             for address in attachment.addresses:
                 ip, _, prefix = address.partition("/")
                 subnet = network.subnet(6 if ":" in ip else 4)

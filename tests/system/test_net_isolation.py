@@ -10,7 +10,8 @@ from netframes import Ear, Mouth
 from netlab import OUTSIDE_4, OUTSIDE_6, ROUTER_4, ROUTER_6, Lab
 from netting import attach, gateway, ip
 
-from pyrunc.net.model import pack_address
+from pyrunc.net.links import link_local
+from pyrunc.net.model import pack_address, unpack_address
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -112,18 +113,25 @@ def test_spoofed_sources_are_dropped(netlab: Lab) -> None:
         mouth.arp(mouth.mac, ip(made), "10.9.9.1")
         assert ear.until(pack_address("10.9.9.1")).count(pack_address("10.9.9.9")[:3]) == 1
 
-        for source in (ip(other, 6), "2001:db8::7"):
+        own = unpack_address(link_local(mouth.mac))
+        assert own in evil.ip("-6 address show eth0 scope link")
+        for source in (ip(other, 6), "2001:db8::7", "fe80::7"):
             mouth.ipv6(source, "ff02::1", 17, pack(">HHHH", 9, 9, 17, 0) + b"spoofed 6")
         mouth.ipv6(ip(made, 6), "ff02::1", 17, pack(">HHHH", 9, 9, 16, 0) + b"honest 6")
-        assert b"spoofed" not in ear.until(b"honest 6")
+        mouth.ipv6(own, "ff02::1", 17, pack(">HHHH", 9, 9, 20, 0) + b"honest local")
+        found = ear.until(b"honest local")
+        assert b"spoofed" not in found and b"honest 6" in found
 
-        # Neighbour advertisements (136), as the gateway and as itself; router advertisements (134), redirects (137).
+        # Neighbour advertisements (136), as the gateway and as itself; router advertisements (134), redirects (137);
+        # a solicitation (135) by who wants to have the address.
         router = ip(made, 6).rpartition(":")[0] + ":1"
         for kind, source, target in ((136, ip(made, 6), router), (136, ip(made, 6), ip(other, 6)),
-                                     (134, "fe80::1", "::"), (137, "fe80::1", "::"), (136, ip(made, 6), ip(made, 6))):
+                                     (136, own, "fe80::7"), (134, own, "::"), (137, own, "::"),
+                                     (135, "::", ip(other, 6)),
+                                     (136, ip(made, 6), ip(made, 6)), (135, "::", own)):
             mouth.ipv6(source, "ff02::1", 58, pack(">BBHI", kind, 0, 0, 0xA0A1A2A3) + pack_address(target))
         mouth.ipv4(ip(made), "10.1.0.255", b"honest at the end")
-        assert ear.until(b"honest at the end").count(pack(">I", 0xA0A1A2A3)) == 1
+        assert ear.until(b"honest at the end").count(pack(">I", 0xA0A1A2A3)) == 2
 
         # The control: the rules are what stopped it.
         netlab.router.nft("flush chain bridge pyrunc prerouting")

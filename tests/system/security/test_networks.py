@@ -17,6 +17,9 @@ from netting import attach, gateway, ip
 from support import PYRUNC as PROGRAM
 from support import SLOW, Bundle, wait_for
 
+from pyrunc.net.links import link_local
+from pyrunc.net.model import unpack_address
+
 WITHOUT_RULE = """
 from pyrunc.net import ruleset
 def without(made):
@@ -56,10 +59,10 @@ def happens(what: Callable[[], bool], *, expected: bool) -> bool:
     return False
 
 
-def advertised(mouth: Mouth, victim: Node, device: str) -> Callable[[], bool]:
+def advertised(mouth: Mouth, victim: Node, device: str, **how: Any) -> Callable[[], bool]:
     """Advertise a router; whether the victim sends what leaves to it."""
     def heard() -> bool:
-        mouth.router_advertisement("fe80::666")
+        mouth.router_advertisement(unpack_address(link_local(mouth.mac)), **how)
         return any(line.startswith("default") and "proto ra" in line
                    for line in victim.ip(f"-6 route show dev {device}").splitlines())
     return heard
@@ -107,8 +110,9 @@ def test_cve_2020_10749_neighbours_believe_no_router(netlab: Lab, attack: Attack
 
 @pytest.mark.attack("CVE-2020-13401", "a container says that it is a router, and gets what the host sends")
 def test_cve_2020_13401_the_host_believes_no_router(netlab: Lab, attack: Attack, tmp_path: Path) -> None:
-    """A host that doesn't forward IPv6 takes routers' advertisements; not from a network of IPv4, for two reasons."""
-    weaknesses = {"that lets it through": LETS_THROUGH, "with IPv6 on every bridge": BELIEVES}
+    """A host that doesn't forward IPv6 takes routers' advertisements; not from a network of IPv4, for more reasons."""
+    lets_all_in = WITHOUT_RULE.format(comment=b"pyv")  # the way to the rules for containers' ports
+    weaknesses = {"that lets everything in": lets_all_in, "has IPv6 on every bridge": BELIEVES}
     for number, (program, who, expected) in enumerate(variants(tmp_path, weaknesses)):
         netlab.pyrunc("net", "create", f"n{number}")
         evil = netlab.container(f"evil{number}")
@@ -137,6 +141,23 @@ def test_cve_2021_20206_plugins_are_names(netlab: Lab, attack: Attack, tmp_path:
         attack.on(who, mark.exists())
         mark.unlink(missing_ok=True)
     assert "is no plugin's name" in done.err
+
+
+@pytest.mark.attack("CVE-2021-27853", "what a container's port is to keep out hides behind tags of VLAN 0, which its "
+                                      "neighbour takes off")
+def test_cve_2021_27853_what_hides_a_router(netlab: Lab, attack: Attack, tmp_path: Path) -> None:
+    """Nothing but IP and ARP is let in; one tag the kernel takes off before, as it goes past options."""
+    notall = WITHOUT_RULE.format(comment=b"neither IP nor ARP")
+    for number, (weakness, who) in enumerate(((notall, "pyrunc that lets in whatever it doesn't know"), ("", PYRUNC))):
+        netlab.pyrunc("net", "create", f"n{number}", "--ipv6")
+        evil, victim = netlab.container(f"evil{number}"), netlab.container(f"victim{number}")
+        program = weaken(tmp_path / "weak", weakness + BELIEVES)  # else nobody would believe it anyway
+        made = attach_by(program, netlab, evil, f"n{number}")
+        attach_by(program, netlab, victim, f"n{number}")
+        with Mouth(evil, made["mac"]) as mouth:
+            for how in ({"tags": 1}, {"options": True}):
+                assert not happens(advertised(mouth, victim, "eth0", **how), expected=False)
+            attack.on(who, happens(advertised(mouth, victim, "eth0", tags=2), expected=bool(weakness)))
 
 
 @pytest.mark.attack("CVE-2024-29018", "a container of an internal network tells the outside something by asking for a "
