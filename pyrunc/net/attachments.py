@@ -168,11 +168,14 @@ class _Work:
         if not owner or owner == self.store.owner:
             return
         path = self.store.path_of(owner)
-        if path.startswith("/") and not os.path.isdir(path):  # somebody has removed it: the rules are nobody's
-            self.rebuild()
-        elif not path.startswith("/") or not os.path.samefile(path, self.store.path):
+        exists = os.path.isdir(path)
+        if exists and os.path.samefile(path, self.store.path):
+            return
+        if exists or any(link.name.startswith(links.VETH_PREFIX) for link in self.route.links()):
             raise NetworkError(f"the networks of this network namespace are kept in {path}, not in {self.store.path}",
-                               hint=f"`--net-root {path}`, or a network namespace of its own")
+                               hint=f"`--net-root {path}`, or a network namespace of its own" if exists else
+                               f"there is no {path} here, but there are containers; without them this can be overcome")
+        self.rebuild()  # somebody has removed it, and the rules are nobody's
 
     def close(self) -> None:
         for each in (self._route, self._netfilter):

@@ -98,7 +98,7 @@ class Store:
     def owner(self) -> str:
         """What the tables of rules have as their comment: which store they are made from."""
         most = _MAX_COMMENT - len(_OWNER)
-        path = os.fsencode(self.path)
+        path = os.fsencode(os.path.realpath(self.path))
         return _OWNER + os.fsdecode(path if len(path) <= most else b"..." + path[3 - most:])
 
     @staticmethod

@@ -388,6 +388,12 @@ def test_two_places_for_one_host(netlab: Lab, tmp_path: Path) -> None:
     detach(netlab, two, "web")
     netlab.net_root.rename(tmp_path / "away")
     netlab.pyrunc("net", "create", "new", **other)
+    done = netlab.do("net", "attach", "two", "new", "--netns", two.path, **other)
+    assert done.code == 1 and done.err.endswith(
+        f"(there is no {netlab.net_root} here, but there are containers; without them this can be overcome)\n")
+    assert netlab.outside.ask(ROUTER_4, 8080).name == "one"
+    one.vanish()
+    wait_until_gone(netlab, {name for name in netlab.router.links() if name.startswith("pyv")})
     netlab.pyrunc("net", "attach", "two", "new", "--netns", two.path, "-p", "8080:80", **other)
     two.listen(80)
     assert netlab.outside.ask(ROUTER_4, 8080).name == "two"
