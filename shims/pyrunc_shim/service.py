@@ -170,11 +170,12 @@ class Service:
             if error is not None:
                 operations.report("error", f"{task.id}: {error}")
             task.created = True
+            call.answer(m.CreateTaskResponse(pid=init.pid))
             self._publisher.publish(m.TaskCreate(
                 container_id=task.id, bundle=task.bundle, rootfs=request.rootfs, checkpoint=request.checkpoint,
                 io=m.TaskIO(stdin=streams.stdin, stdout=streams.stdout, stderr=streams.stderr,
                             terminal=streams.terminal), pid=init.pid))
-            call.answer(m.CreateTaskResponse(pid=init.pid))
+            self._attend(task)
             self._exits.told(task, init)
 
         stdio.open(task.id, self._namespace, ready)
@@ -185,6 +186,11 @@ class Service:
         task.init.pid = result["pid"]
         task.own_pids = result["own_pids"]
         self._exits.claim(task, task.init)
+
+    def _attend(self, task: Task) -> None:
+        """What the answer needn't wait for; the next call of that client finds it done."""
+        if not task.init.pid:  # will be restored
+            return
         try:
             task.container = Container.load(task.id, task.root, operations.report)
             self._exits.watch_oom(task)
@@ -212,8 +218,8 @@ class Service:
                 call.fail(_failure(error, "OCI runtime start failed"))
             else:
                 process.status = m.RUNNING
-                self._publisher.publish(m.TaskStart(container_id=task.id, pid=process.pid))
                 call.answer(m.StartResponse(pid=process.pid))
+                self._publisher.publish(m.TaskStart(container_id=task.id, pid=process.pid))
             self._exits.told(task, process)
 
         self._exits.work(lambda: operations.start(task.id, task.root), started)
@@ -236,8 +242,9 @@ class Service:
             if error is not None:
                 operations.report("error", f"{task.id}: {error}")
             init.status = m.RUNNING
-            self._publisher.publish(m.TaskStart(container_id=task.id, pid=init.pid))
             call.answer(m.StartResponse(pid=init.pid))
+            self._publisher.publish(m.TaskStart(container_id=task.id, pid=init.pid))
+            self._attend(task)
             self._exits.told(task, init)
 
         self._exits.work(lambda: operations.restore_container(task.id, task.bundle, task.root, task.checkpoint,
@@ -292,8 +299,8 @@ class Service:
             if error is not None:
                 operations.report("error", f"{task.id}: {error}")
             process.status = m.RUNNING
-            self._publisher.publish(m.TaskExecStarted(container_id=task.id, exec_id=process.exec_id, pid=process.pid))
             call.answer(m.StartResponse(pid=process.pid))
+            self._publisher.publish(m.TaskExecStarted(container_id=task.id, exec_id=process.exec_id, pid=process.pid))
             self._exits.told(task, process)
 
         stdio.open(task.id, self._namespace, ready)
@@ -376,6 +383,7 @@ class Service:
             if error is not None:
                 call.fail(_failure(error))
                 return
+            call.answer(answer)
             if process.exit is not None and not process.published:  # deleted before it was started
                 self._exits.publish(task, process)
             self._publisher.publish(m.TaskDelete(container_id=task.id, pid=process.pid, exit_status=answer.exit_status,
@@ -383,7 +391,6 @@ class Service:
             self._exits.forget_oom(task)
             self._tasks.pop(task.id, None)
             task.close()
-            call.answer(answer)
 
         force = not process.published  # one that was only created
         self._exits.work(lambda: operations.delete(task.id, task.root, task.bundle, force), deleted)

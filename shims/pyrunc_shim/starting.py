@@ -33,7 +33,10 @@ _PR_SCHED_CORE, _PR_SCHED_CORE_CREATE, _PROCESS_GROUP = 62, 1, 2  # prctl(2)
 
 def group(container_id: str) -> str:
     """Whose shim the container in the current directory shares; its own id for one of its own."""
-    config = parse(bundles.read_file("config.json"), "config.json", drop_null=True)
+    data = bundles.read_file("config.json")
+    if b"\\" not in data and not any(name.encode() in data for name in _GROUPS):
+        return container_id  # most often, and without the time that reading it takes
+    config = parse(data, "config.json", drop_null=True)
     annotations = config.get("annotations") if isinstance(config, dict) else None
     for name in _GROUPS:
         if isinstance(annotations, dict) and annotations.get(name):

@@ -206,11 +206,18 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
+_where: tuple[int, int] | None = None
+
+
 def _command_line() -> tuple[int, int]:
     """Where the kernel takes our command line from: arg_start and arg_end, proc_pid_stat(5)."""
+    global _where
+    if _where is not None:  # forks have theirs in the same place
+        return _where
     text = _read("/proc/self/stat")
     fields = text[text.rindex(b")") + 2:].split()
-    return int(fields[45]), int(fields[46])
+    _where = int(fields[45]), int(fields[46])
+    return _where
 
 
 def _fits(arguments: list[bytes]) -> bool:
