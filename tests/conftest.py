@@ -9,10 +9,12 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import machines
 import pytest
 from attacks import collect, write_table
 from support import GLIBCS_OWN, PYRUNC, Bundle, Host, Runtime, make_rootfs
@@ -25,6 +27,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the long figures")
     parser.addoption("--attack-table", metavar="FILE", type=Path,
                      help="write what tests/system/security has shown into this document's table")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """In a whole run the virtual machines work beside the tests on the host, from here on."""
+    wanted = [item for item in session.items if item.path.name == "test_vm_lane.py"]
+    if not wanted or len(session.items) < 500 or session.config.option.collectonly:
+        return
+    last = [item for item in session.items if item not in wanted]
+    session.items[:] = [*last, *wanted]
+    runtime = shutil.which(str(session.config.getoption("--runtime")))
+    if runtime and os.geteuid() == 0:
+        directory = Path(tempfile.mkdtemp(prefix="pyrunc-machines-"))
+        session.config.stash[machines.RUNNING] = machines.Machines(
+            directory, runtime, bool(session.config.getoption("--long")))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    running = config.stash.get(machines.RUNNING, None)
+    if running is not None:
+        running.stop()
+        shutil.rmtree(running.directory, ignore_errors=True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

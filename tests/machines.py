@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests of tests/vm in their virtual machines, one after the other, beside the tests on the host.
+
+Emulated, they take minutes of one processor, and most tests here wait: in a whole run the machines
+begin first, and tests/system/test_vm_lane.py looks at what came of them last.
+
+    python tests/machines.py DIRECTORY RUNTIME [--long]     leaves MACHINE.out and MACHINE.code there
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[1]
+MARKERS = {"controllers": "vm", "systemd": "vm_systemd"}
+SECONDS = {False: 1500, True: 7200}  # for one machine, on a slow day; what it takes is in its last line
+
+
+def command(machine: str, runtime: str, long: bool) -> list[str]:
+    """pytest in that machine; emulated, each container takes seconds: all of the tests with --long."""
+    which = MARKERS[machine] if long else f"{MARKERS[machine]} and vm_short"
+    words = [sys.executable, "-m", "pytest", "tests/vm", "-m", which, "-q", "-ra", "-p", "no:cacheprovider",
+             "--color=no", "--runtime", runtime, *(["--long"] if long else [])]
+    return [sys.executable, "-m", "conformance.vm", "run", "--machine", machine, "--timeout", str(SECONDS[long]),
+            "--share", os.path.dirname(runtime), "--", *words]
+
+
+class Machines:
+    """Both, running in the background."""
+
+    def __init__(self, directory: Path, runtime: str, long: bool) -> None:
+        self.directory = directory
+        self.long = long
+        # What they are made of is fetched first: a tree with mounts in it, which a test of the host would notice.
+        subprocess.run([sys.executable, "-m", "conformance.vm", "fetch"], cwd=TREE, timeout=1800, check=False,
+                       capture_output=True)
+        words = [sys.executable, __file__, str(directory), runtime, *(["--long"] if long else [])]
+        self.process = subprocess.Popen(words, cwd=TREE, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def result(self, machine: str) -> tuple[int, str]:
+        """Its exit status and output, once it has ended."""
+        code = self.directory / f"{machine}.code"
+        deadline = time.monotonic() + 2 * SECONDS[self.long]
+        while not code.exists():
+            assert time.monotonic() < deadline, f"the machine {machine} doesn't end"
+            time.sleep(0.2)
+        return int(code.read_text()), (self.directory / f"{machine}.out").read_text(errors="replace")
+
+    def stop(self) -> None:
+        """A run that is interrupted leaves none behind."""
+        try:
+            os.killpg(self.process.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return
+        self.process.wait(60)
+
+
+RUNNING = pytest.StashKey[Machines]()
+
+
+def main() -> None:
+    directory, runtime = Path(sys.argv[1]), sys.argv[2]
+    for machine in MARKERS:
+        with open(directory / f"{machine}.out", "wb") as output:
+            done = subprocess.run(command(machine, runtime, "--long" in sys.argv), cwd=TREE, stdin=subprocess.DEVNULL,
+                                  stdout=output, stderr=subprocess.STDOUT, check=False)
+        part = directory / f"{machine}.part"
+        part.write_text(str(done.returncode))
+        part.rename(directory / f"{machine}.code")
+
+
+if __name__ == "__main__":
+    main()
