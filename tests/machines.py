@@ -20,6 +20,7 @@ import pytest
 
 TREE = Path(__file__).resolve().parents[1]
 MARKERS = {"controllers": "vm", "systemd": "vm_systemd"}
+SESSIONS: set[str] = set()  # whose processes are nothing that a test has left
 SECONDS = {False: 1500, True: 7200}  # for one machine, on a slow day; what it takes is in its last line
 
 
@@ -38,11 +39,9 @@ class Machines:
     def __init__(self, directory: Path, runtime: str, long: bool) -> None:
         self.directory = directory
         self.long = long
-        # What they are made of is fetched first: a tree with mounts in it, which a test of the host would notice.
-        subprocess.run([sys.executable, "-m", "conformance.vm", "fetch"], cwd=TREE, timeout=1800, check=False,
-                       capture_output=True)
         words = [sys.executable, __file__, str(directory), runtime, *(["--long"] if long else [])]
         self.process = subprocess.Popen(words, cwd=TREE, stdin=subprocess.DEVNULL, start_new_session=True)
+        SESSIONS.add(str(self.process.pid))
 
     def result(self, machine: str) -> tuple[int, str]:
         """Its exit status and output, once it has ended."""
@@ -67,6 +66,9 @@ RUNNING = pytest.StashKey[Machines]()
 
 def main() -> None:
     directory, runtime = Path(sys.argv[1]), sys.argv[2]
+    # What they are made of, the first time: debootstrap mounts things, which a test of the host would notice.
+    subprocess.run(["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "conformance.vm", "fetch"],
+                   cwd=TREE, check=False, capture_output=True)
     for machine in MARKERS:
         with open(directory / f"{machine}.out", "wb") as output:
             done = subprocess.run(command(machine, runtime, "--long" in sys.argv), cwd=TREE, stdin=subprocess.DEVNULL,

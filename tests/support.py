@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import machines
+
 BUSYBOX = "/bin/busybox"
 PYRUNC = str(Path(sys.prefix) / "bin" / "pyrunc")
 GLIBCS_OWN = (32, 33)  # the signals that glibc keeps to itself, and hides from its signal calls
@@ -199,7 +201,8 @@ class Host:
             try:
                 if not entry.isdigit() or os.readlink(f"/proc/{entry}/ns/mnt") == own:
                     continue
-                if Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+                if fields[0] != "Z" and fields[3] not in machines.SESSIONS:
                     found.append(f"{entry} {Path(f'/proc/{entry}/cmdline').read_text()!r}")
             except OSError:
                 continue
