@@ -20,7 +20,7 @@ DONE := $(VENV)/done
 
 BUILD_PACKAGES := python3-venv python3-dev gcc libc6-dev libcap-dev
 DEMO_PACKAGES := busybox-static
-VM_PACKAGES := qemu-system-x86 kmod busybox-static debootstrap e2fsprogs apparmor
+VM_PACKAGES := qemu-system-x86 kmod busybox-static debootstrap e2fsprogs apparmor secilc
 IMAGE_PACKAGES := docker-registry skopeo umoci podman openssl
 CLIENT_PACKAGES := podman buildah conmon catatonit netavark iptables uidmap docker.io containerd \
 	containernetworking-plugins curl busybox-static

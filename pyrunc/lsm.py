@@ -69,7 +69,7 @@ class Labels:
                                   "config, but AppArmor is disabled or not supported", hint=f"see {_APPARMOR}")
             self.apparmor = ""
         if self.selinux:
-            _need_selinux("/process/selinuxLabel")
+            _need_selinux("/process/selinuxLabel", self.selinux)
 
     def lines(self) -> list[tuple[str, str]]:
         """What is done, for `explain`."""
@@ -120,7 +120,7 @@ class Labels:
             finally:
                 os.close(proc_self)
         except OSError as error:
-            raise _selinux_error("set the SELinux label of keys", error) from None
+            raise _selinux_error(f"set the SELinux label {self.selinux} of keys", error) from None
 
 
 class _NoAttribute(Exception):
@@ -147,17 +147,27 @@ def _selinux_error(what: str, error: OSError) -> KernelError:
     return kernel_error(what, error, syscall="write", pointer="/process/selinuxLabel", hint=hint)
 
 
-def _need_selinux(pointer: str) -> None:
+def _need_selinux(pointer: str, label: str) -> None:
     if not selinux_enabled():
         # runc's words.
         raise ConfigError(pointer, "selinux label is specified in config, but selinux is disabled or not supported")
+    for place in _SELINUXFS:
+        try:
+            fd = os.open(f"{place}/context", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, label.encode("utf-8", "surrogateescape"))  # only asks
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise ConfigError(pointer, f"the policy that is loaded knows no label {label}") from None
 
 
 def mount_label(linux: Mapping[str, Any]) -> str:
     """linux.mountLabel, "" for none.  Raises ConfigError where the kernel can't have it."""
     label = str(linux.get("mountLabel") or "")
     if label:
-        _need_selinux("/linux/mountLabel")
+        _need_selinux("/linux/mountLabel", label)
         if '"' in label or "\n" in label:
             raise ConfigError("/linux/mountLabel", "holds a quote or a newline")
     return label

@@ -20,6 +20,8 @@ def counts(summary: str) -> dict[str, int]:
 @pytest.mark.parametrize("machine", machines.MARKERS)
 def test_in_the_machine(machine: str, runtime_path: str, long: bool, pytestconfig: pytest.Config) -> None:
     """All of them pass in it, and none is skipped: the machine was made for them."""
+    if machine in machines.LONG and not long:
+        pytest.skip("with --long: it is a machine for one file of tests")
     running = pytestconfig.stash.get(machines.RUNNING, None)
     if running is not None:  # since the beginning of the whole run
         status, output = running.result(machine)

@@ -15,7 +15,7 @@ import pytest
 
 MACHINE = os.environ.get("PYRUNC_VM", "")
 RDMA = "rxe0"  # what the fixture `rdma` makes
-MARKERS = {"controllers": "vm", "systemd": "vm_systemd"}
+MARKERS = {"controllers": "vm", "selinux": "vm_selinux", "systemd": "vm_systemd"}
 
 if not MACHINE:
     collect_ignore_glob = ["*"]
