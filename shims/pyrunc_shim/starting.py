@@ -179,8 +179,12 @@ def _own_core() -> None:
 
 
 def _detach() -> None:
-    """Away from containerd's session, group and pipes: it waits until nobody has its pipe open any more."""
-    os.setsid()
+    """Away from containerd's group and pipes: it waits until nobody has its pipe open any more.
+
+    Not from its session: the scheduler has a share of the processors for each (autogroup, sched(7)), and
+    where they are scarce every word between the two would wait for that of somebody else.
+    """
+    os.setpgid(0, 0)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

@@ -77,7 +77,7 @@ def _become(path: str, held: int, package: list[tuple[int, int, int]]) -> None:
     """The template; it doesn't return."""
     status = 1
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         os.chdir("/")
         _rename([os.fsencode(sys.argv[0]), b"template"])
         null = os.open("/dev/null", os.O_RDWR)
@@ -192,7 +192,7 @@ def _surroundings(pid: int) -> list[bytes]:
     found.append(os.fsencode(os.readlink(f"{base}/root")))
     found += [_read(f"{base}/{name}") for name in ("cgroup", "limits", "oom_score_adj", "attr/current")]
     found += [line for line in _read(f"{base}/status").split(b"\n") if line.partition(b":")[0] in _STATUS]
-    found.append(b"%d" % os.getpriority(os.PRIO_PROCESS, pid))
+    found += [b"%d" % os.getpriority(os.PRIO_PROCESS, pid), b"%d" % os.getsid(pid)]
     return found
 
 

@@ -97,7 +97,7 @@ def test_a_shim_of_the_template_is_its_own(box: Box, first: int, tmp_path: Path)
     words = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
     assert words == [str(SHIM), "-namespace", NAMESPACE, "-address", f"{other.path}.grpc", "-publish-binary",
                      "/bin/false", "-id", "next", "-debug", "start"]
-    assert os.getpgid(pid) == pid == os.getsid(pid) != os.getsid(template())
+    assert os.getpgid(pid) == pid and os.getsid(pid) == os.getsid(0)
     assert os.readlink(f"/proc/{pid}/cwd") == str(bundle.path)
     assert [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1)] == ["/dev/null", "/dev/null"]
     assert os.readlink(f"/proc/{pid}/fd/2") == str(bundle.path / "log")
@@ -142,7 +142,7 @@ def test_a_group_has_one_shim_through_the_template_too(box: Box, first: int) -> 
     ["sh", "-c", "umask 7; exec \"$@\"", "sh"], ["nice", "-n", "3"], ["prlimit", "--nofile=100:100"],
     ["choom", "-n", "77", "--"], ["setpriv", "--no-new-privs"], ["unshare", "--uts"], ["unshare", "--ipc"],
     ["setpriv", "--bounding-set", "-sys_boot"], ["setpriv", "--groups", "5"], ["taskset", "1"],
-    ["env", "SCHED_CORE=1"],
+    ["env", "SCHED_CORE=1"], ["setsid", "--wait"],
 ], ids=" ".join)
 def test_whoever_is_not_like_it_starts_an_interpreter(box: Box, first: int, change: list[str],
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
