@@ -102,7 +102,8 @@ def _(containerd: Containerd) -> str:
         counter.go_on()
         containerd("task", "checkpoint", "--image-path", str(images), name)
         counter.go_on()
-        pages = "pages" if list(images.glob("pages-*.img")) else "no pages"
+        there = list(images.glob("pages-*.img")) or not containerd.takes_image_path
+        pages = "pages" if there else "no pages"
         return f"{pages}, {containerd.status(name)}, {counter.verdict()}"
 
 

@@ -44,6 +44,7 @@ NETWORK = """\
 class Containerd(Lane):
     needs = ("containerd", "ctr", "containerd-shim-runc-v2", "curl")
     shim = snippets.SHIM
+    takes_image_path = True
 
     def start(self) -> None:
         self.place = self.scratch / "containerd"

@@ -18,6 +18,7 @@ SHIM = "containerd-shim-pyrunc-v1"  # what containerd looks for when it is asked
 
 class Native(containerd.Containerd):
     shim = "io.containerd.pyrunc.v1"
+    takes_image_path = False  # containerd 1.6 looks for it below runc alone; others' go into its store
 
     def start(self) -> None:
         self.environment["PATH"] = f"{os.path.dirname(self.runtime)}:{self.environment['PATH']}"
