@@ -91,9 +91,10 @@ def _(podman: Engine) -> str:
 
 
 CONTAINERD: Table[Containerd] = Table()
+RUNC_SHIM: Table[Containerd] = Table()  # ctr 1.6 passes on what it is told to shims of io.containerd.runc alone
 
 
-@CONTAINERD.check("checkpoint: task checkpoint, and the task goes on", "pages, RUNNING, each number once", timeout=120)
+@RUNC_SHIM.check("checkpoint: task checkpoint, and the task goes on", "pages, RUNNING, each number once", timeout=120)
 def _(containerd: Containerd) -> str:
     where, images = containerd.directory(), containerd.directory()
     counter = Counter(where)
@@ -102,12 +103,11 @@ def _(containerd: Containerd) -> str:
         counter.go_on()
         containerd("task", "checkpoint", "--image-path", str(images), name)
         counter.go_on()
-        there = list(images.glob("pages-*.img")) or not containerd.takes_image_path
-        pages = "pages" if there else "no pages"
+        pages = "pages" if list(images.glob("pages-*.img")) else "no pages"
         return f"{pages}, {containerd.status(name)}, {counter.verdict()}"
 
 
-@CONTAINERD.check("checkpoint: task checkpoint --exit", "STOPPED", timeout=120)
+@RUNC_SHIM.check("checkpoint: task checkpoint --exit", "STOPPED", timeout=120)
 def _(containerd: Containerd) -> str:
     images = containerd.directory()
     with containerd.container() as name:

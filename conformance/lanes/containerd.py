@@ -44,7 +44,6 @@ NETWORK = """\
 class Containerd(Lane):
     needs = ("containerd", "ctr", "containerd-shim-runc-v2", "curl")
     shim = snippets.SHIM
-    takes_image_path = True
 
     def start(self) -> None:
         self.place = self.scratch / "containerd"
@@ -150,10 +149,16 @@ class Containerd(Lane):
 
     @staticmethod
     def table() -> Table[Containerd]:
-        from conformance.lanes import checkpoint_checks, cri_checks
+        from conformance.lanes import checkpoint_checks
 
-        return Table(TABLE, cri_checks.TABLE,
-                     *([checkpoint_checks.CONTAINERD] if checkpoint_checks.possible() else []))
+        return Table(common(), *([checkpoint_checks.RUNC_SHIM] if checkpoint_checks.possible() else []))
+
+
+def common() -> Table[Containerd]:
+    """What every shim can be asked for."""
+    from conformance.lanes import checkpoint_checks, cri_checks
+
+    return Table(TABLE, cri_checks.TABLE, *([checkpoint_checks.CONTAINERD] if checkpoint_checks.possible() else []))
 
 
 def handler() -> str:

@@ -18,7 +18,6 @@ SHIM = "containerd-shim-pyrunc-v1"  # what containerd looks for when it is asked
 
 class Native(containerd.Containerd):
     shim = "io.containerd.pyrunc.v1"
-    takes_image_path = False  # containerd 1.6 looks for it below runc alone; others' go into its store
 
     def start(self) -> None:
         self.environment["PATH"] = f"{os.path.dirname(self.runtime)}:{self.environment['PATH']}"
@@ -29,7 +28,7 @@ class Native(containerd.Containerd):
 
     @staticmethod
     def table() -> Table[containerd.Containerd]:
-        return Table(containerd.Containerd.table(), TABLE)
+        return Table(containerd.common(), TABLE)
 
 
 def make(room: Room, runtime: str, suite: str) -> Native:
