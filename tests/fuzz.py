@@ -262,7 +262,7 @@ class Driver:
         self.root = f"{directory}/state"
         self.bundle = f"{directory}/bundle"
         self.name = f"fuzz-{os.path.basename(directory)}"  # of the container, and of its cgroup by default
-        self.figures = {"documents": 0, "created": 0, "started": 0, "refused": 0, "slowest": 0.0}
+        self.figures: dict[str, Any] = {"documents": 0, "created": 0, "started": 0, "refused": 0, "slowest": 0.0}
         self.before = self.host()
 
     def host(self) -> dict[str, list[str]]:
@@ -306,7 +306,9 @@ class Driver:
             if not ended:
                 os.kill(pid, signal.SIGKILL)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            self.figures["slowest"] = max(self.figures["slowest"], time.monotonic() - started)
+            took = time.monotonic() - started
+            if took > self.figures["slowest"]:
+                self.figures.update(slowest=took, slowest_was=f"{words[0]}, document {self.figures['documents']}")
             err.seek(0)
             return (code if ended else None), err.read().decode(errors="replace")
 
