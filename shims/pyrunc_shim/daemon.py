@@ -28,9 +28,11 @@ else:
 _FAREWELL_SECONDS = 5.0  # for the last answer and the last events, as the reference
 _COLLECT_SECONDS = 30.0
 _LOAD_SECONDS = 0.3  # after which a container that ends at once has ended
-#: Of commands, of programs that use the library, of a package without its compiled part.
+#: Of commands and of networks, of programs that use the library, of a package without its compiled part; for type
+#: checkers; and what reads other files of the package when it is needed.
 _OTHERS = {"pyrunc.__main__", "pyrunc._seal", "pyrunc.linux._syscall_ctypes", "pyrunc.delegate", "pyrunc.explain",
-           "pyrunc.foreground", "pyrunc.terminal"}
+           "pyrunc.foreground", "pyrunc.terminal", "pyrunc.linux.conntrack", "pyrunc.linux.nftables",
+           "pyrunc.linux.rtnetlink", "pyrunc.spec.types", "pyrunc.spec.explain"}
 
 
 def modules() -> Iterator[str]:
