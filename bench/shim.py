@@ -183,6 +183,11 @@ def memory(containerd: Containerd, name: str, count: int) -> dict[str, list[floa
     return {name: sizes for name, sizes in found.items() if sizes}
 
 
+def cgroups() -> list[Path]:
+    """Those that containerd has its namespace's containers below, on v1 and on v2."""
+    return [path for pattern in ("*/default", "default") for path in Path("/sys/fs/cgroup").glob(pattern)]
+
+
 def inside(options: argparse.Namespace) -> None:
     """In the namespaces."""
     with tempfile.TemporaryDirectory(prefix="pyrunc-bench-") as directory:
@@ -192,6 +197,7 @@ def inside(options: argparse.Namespace) -> None:
         os.makedirs("/run/containerd", exist_ok=True)
         for mount in mounts:
             subprocess.run(mount, check=True)
+        before = set(cgroups())
         containerd = Containerd(Path(directory), os.path.abspath(options.bin))
         try:
             times = rounds(containerd, options.rounds)
@@ -201,6 +207,8 @@ def inside(options: argparse.Namespace) -> None:
                     sizes.update(memory(containerd, name, options.shims))
         finally:
             containerd.stop()
+            for path in set(cgroups()) - before:
+                path.rmdir()
         print(table(times, sizes, options))
         if options.json:
             options.json.write_text(json.dumps({"milliseconds": times, "mebibytes": sizes}) + "\n")
