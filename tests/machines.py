@@ -40,9 +40,15 @@ class Machines:
     def __init__(self, directory: Path, runtime: str, long: bool) -> None:
         self.directory = directory
         self.long = long
+        # An orphan: there are tests that want to have no child but their own.
         words = [sys.executable, __file__, str(directory), runtime, *(["--long"] if long else [])]
-        self.process = subprocess.Popen(words, cwd=TREE, stdin=subprocess.DEVNULL, start_new_session=True)
-        SESSIONS.add(str(self.process.pid))
+        subprocess.run(["setsid", "--fork", *words], cwd=TREE, stdin=subprocess.DEVNULL, check=True)
+        deadline = time.monotonic() + 60
+        while not (directory / "pid").exists():
+            assert time.monotonic() < deadline, "tests/machines.py doesn't start"
+            time.sleep(0.05)
+        self.session = (directory / "pid").read_text()
+        SESSIONS.add(self.session)
 
     def result(self, machine: str) -> tuple[int, str]:
         """Its exit status and output, once it has ended."""
@@ -50,16 +56,16 @@ class Machines:
         deadline = time.monotonic() + 2 * SECONDS[self.long]
         while not code.exists():
             assert time.monotonic() < deadline, f"the machine {machine} doesn't end"
+            assert Path("/proc", self.session).exists() or code.exists(), "tests/machines.py was killed"
             time.sleep(0.2)
         return int(code.read_text()), (self.directory / f"{machine}.out").read_text(errors="replace")
 
     def stop(self) -> None:
         """A run that is interrupted leaves none behind."""
         try:
-            os.killpg(self.process.pid, signal.SIGTERM)
+            os.killpg(int(self.session), signal.SIGTERM)
         except ProcessLookupError:
-            return
-        self.process.wait(60)
+            pass
 
 
 RUNNING = pytest.StashKey[Machines]()
@@ -67,6 +73,7 @@ RUNNING = pytest.StashKey[Machines]()
 
 def main() -> None:
     directory, runtime = Path(sys.argv[1]), sys.argv[2]
+    write(directory / "pid", str(os.getpid()))
     # What they are made of, the first time: debootstrap mounts things, which a test of the host would notice.
     subprocess.run(["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "conformance.vm", "fetch"],
                    cwd=TREE, check=False, capture_output=True)
@@ -76,9 +83,14 @@ def main() -> None:
         with open(directory / f"{machine}.out", "wb") as output:
             done = subprocess.run(command(machine, runtime, "--long" in sys.argv), cwd=TREE, stdin=subprocess.DEVNULL,
                                   stdout=output, stderr=subprocess.STDOUT, check=False)
-        part = directory / f"{machine}.part"
-        part.write_text(str(done.returncode))
-        part.rename(directory / f"{machine}.code")
+        write(directory / f"{machine}.code", str(done.returncode))
+
+
+def write(path: Path, text: str) -> None:
+    """Whole or not there."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.rename(path)
 
 
 if __name__ == "__main__":
