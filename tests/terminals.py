@@ -7,6 +7,7 @@ import array
 import fcntl
 import os
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -27,6 +28,9 @@ class Tty:
                                         start_new_session=True, preexec_fn=self._control)
 
     def _control(self) -> None:
+        # As a login shell has them, also where the tests are run in the background of one.
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def resize(self, rows: int, columns: int) -> None:

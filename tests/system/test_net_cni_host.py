@@ -202,7 +202,8 @@ def test_what_plugins_get(cni: Cni, fake: Fake, netlab: Lab) -> None:
         "path": str(fake.place)}
     assert one["input"] == {"cniVersion": "1.0.0", "name": "lab", "type": "one", "odd": {"a": [1, 2]},
                             "runtimeConfig": {"mac": "02:00:00:00:00:01"}}
-    ports = [{"hostPort": 8000 + at, "containerPort": 80 + at, "protocol": "udp", "hostIP": "::1"} for at in (0, 1)]
+    ports = [{"hostPort": 8000 + at, "containerPort": 80 + at, "protocol": "udp", "hostIP": "fd00::1"}
+             for at in (0, 1)]
     assert two["input"] == {"cniVersion": "1.0.0", "name": "lab", "type": "two", "args": {"cni": {}},
                             "runtimeConfig": {"portMappings": ports}, "prevResult": RESULT}
     cni("check", path, "c1", "--interface", "net1")
