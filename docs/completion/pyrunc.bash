@@ -199,9 +199,11 @@ _pyrunc_values() {
 		--store) values="<directory>"; return 0 ;;
 		esac ;;
 	image_untag) case $2 in
+		--format|-f) values="text json"; return 0 ;;
 		--store) values="<directory>"; return 0 ;;
 		esac ;;
 	image_rm) case $2 in
+		--format|-f) values="text json"; return 0 ;;
 		--store) values="<directory>"; return 0 ;;
 		esac ;;
 	image_prune) case $2 in
@@ -230,6 +232,7 @@ _pyrunc_values() {
 		--uid-map) values=""; return 0 ;;
 		--gid-map) values=""; return 0 ;;
 		--platform) values=""; return 0 ;;
+		--format|-f) values="text json"; return 0 ;;
 		--creds) values=""; return 0 ;;
 		--tls-verify) values="true false"; return 0 ;;
 		--timeout) values=""; return 0 ;;
@@ -237,6 +240,7 @@ _pyrunc_values() {
 		esac ;;
 	image_mount) case $2 in
 		--platform) values=""; return 0 ;;
+		--format|-f) values="text json"; return 0 ;;
 		--store) values="<directory>"; return 0 ;;
 		esac ;;
 	image_umount) case $2 in
@@ -368,13 +372,13 @@ _pyrunc_words() {
 	image_save) options="--output --format --platform --store --help" arguments="name" ;;
 	image_load) options="--input --format --store --help" arguments="file" ;;
 	image_tag) options="--store --help" arguments="name new-name" ;;
-	image_untag) options="--store --help" arguments="name" ;;
-	image_rm) options="--force --store --help" arguments="name" ;;
+	image_untag) options="--format --store --help" arguments="name" ;;
+	image_rm) options="--force --format --store --help" arguments="name" ;;
 	image_prune) options="--all --format --store --help" arguments="" ;;
 	image_login) options="--username --password --password-stdin --tls-verify --help" arguments="registry" ;;
 	image_logout) options="--all --help" arguments="registry" ;;
-	image_unpack) options="--backend --pull --cmd --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --security-opt --uid-map --gid-map --platform --quiet --creds --tls-verify --timeout --store --help" arguments="name directory" ;;
-	image_mount) options="--platform --store --help" arguments="name directory" ;;
+	image_unpack) options="--backend --pull --cmd --env --user --workdir --volume --memory --entrypoint --tty --hostname --read-only --cap-add --cap-drop --security-opt --uid-map --gid-map --platform --quiet --format --creds --tls-verify --timeout --store --help" arguments="name directory" ;;
+	image_mount) options="--platform --format --store --help" arguments="name directory" ;;
 	image_umount) options="--rm --store --help" arguments="directory" ;;
 	net_create) options="--subnet --gateway --ipv6 --driver --parent --mode --mtu --internal --isolate --dns --dns-search --format --net-root --help" arguments="name" ;;
 	net_ls) options="--quiet --format --net-root --help" arguments="" ;;

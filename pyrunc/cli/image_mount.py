@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pyrunc.cli import Context
     from pyrunc.cli.options import Args
 
-OPTIONS = (imaging.PLATFORM, imaging.STORE)
+OPTIONS = (imaging.PLATFORM, imaging.JSON, imaging.STORE)
 ARGUMENTS = (Argument("name"), Argument("directory", required=False))
 
 
@@ -22,6 +22,7 @@ def run(args: Args, context: Context) -> int:
     from pyrunc.registry import unpack
     from pyrunc.registry.store import Store
 
+    imaging.wants_json(args)  # a mistake is told before anything is mounted
     if not args["directory"]:
         if not os.path.isdir(args["name"]):
             raise UsageError("image mount: the argument <directory> is missing", hint="pyrunc image mount --help")
@@ -31,8 +32,9 @@ def run(args: Args, context: Context) -> int:
             raise UsageError(f"{path}: its rootfs is a directory, not a mount")
         if not os.path.ismount(f"{path}/rootfs"):
             unpack.mount_bundle(Store(str(record["store"])), path, [str(item) for item in record["layers"]])
-        print(f"{path}/rootfs")
+        imaging.print_path(args, "root", f"{path}/rootfs")
         return 0
     store = imaging.store(args)
-    print(unpack.mount_image(store, store.image(args["name"], imaging.platform(args)), args["directory"]))
+    root = unpack.mount_image(store, store.image(args["name"], imaging.platform(args)), args["directory"])
+    imaging.print_path(args, "root", root)
     return 0

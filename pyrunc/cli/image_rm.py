@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("force", help="also when bundles or mounts are made of it, which keep its layers until they are gone"),
-    imaging.STORE,
+    imaging.JSON, imaging.STORE,
 )
 ARGUMENTS = (Argument("name", many=True),)
 
@@ -23,8 +23,11 @@ def run(args: Args, context: Context) -> int:
     from pyrunc.registry import uses
     from pyrunc.registry.digest import is_digest
 
+    as_json = imaging.wants_json(args)
     store = imaging.store(args)
     failed = 0
+    untagged: list[str] = []
+    deleted: list[str] = []
     for text in (args["name"], *args.rest):
         try:
             name, descriptor = store.resolve(text)
@@ -38,7 +41,9 @@ def run(args: Args, context: Context) -> int:
                 raise ImageError(f"{text}: in use by {held[0]}", hint="delete that first, or use --force")
             for each in names if by_id else [name]:
                 store.unname(each)
-                print(f"untagged: {each}")
+                untagged.append(each)
+                if not as_json:
+                    print(f"untagged: {each}")
         except ImageError as error:
             if not args.rest:
                 raise
@@ -46,10 +51,12 @@ def run(args: Args, context: Context) -> int:
             failed = 1
     try:
         with store.removing(timeout=5.0):
-            removed = uses.collect(store)
+            deleted = uses.collect(store).blobs
     except ImageError:
         context.log("warning", "the store is in use: `pyrunc image prune` removes the rest later")
-        return failed
-    for digest in removed.blobs:
-        print(f"deleted: {digest}")
+    if as_json:
+        imaging.print_json({"untagged": untagged, "deleted": deleted})
+    else:
+        for digest in deleted:
+            print(f"deleted: {digest}")
     return failed

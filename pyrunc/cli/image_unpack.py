@@ -17,7 +17,7 @@ OPTIONS = (
     Option("pull", kind="text", metavar="missing|always|never", default="missing", help="when to ask the registry"),
     Option("cmd", kind="list", metavar="WORD", help="a word of the command, instead of the image's; again for more"),
     *running.OVERRIDES, *imaging.UNPACK,
-    imaging.PLATFORM, imaging.QUIET, *imaging.REGISTRY, imaging.STORE,
+    imaging.PLATFORM, imaging.QUIET, imaging.JSON, *imaging.REGISTRY, imaging.STORE,
 )
 ARGUMENTS = (Argument("name"), Argument("directory"))
 
@@ -29,6 +29,7 @@ def run(args: Args, context: Context) -> int:
 
     if args["backend"] not in ("copy", "overlay"):
         raise UsageError(f'--backend is copy or overlay, not "{args["backend"]}"')
+    imaging.wants_json(args)  # a mistake is told before anything is made
     overrides = running.overrides(args, args.lists["cmd"])
     store = imaging.store(args)
     image = imaging.image_or_pull(args, context, store, args["name"], unpack=args["backend"] == "overlay")
@@ -37,5 +38,5 @@ def run(args: Args, context: Context) -> int:
     with progress.choose(args.flag("quiet")) as shown:
         path = Unpacker(store, ownership, progress=shown, warn=imaging.warner(context)).bundle(
             image, args["directory"], overrides, backend=args["backend"])
-    print(path)
+    imaging.print_path(args, "bundle", path)
     return 0

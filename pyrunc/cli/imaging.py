@@ -72,6 +72,14 @@ def print_json(value: Any) -> None:
     print()
 
 
+def print_path(args: Args, what: str, path: str) -> None:
+    """What a command has made; --format says how."""
+    if wants_json(args):
+        print_json({what: path})
+    else:
+        print(path)
+
+
 def warner(context: Context) -> Callable[[str], None]:
     """What the library warns of, as a line of the log."""
     return lambda text: context.log("warning", text)

@@ -417,6 +417,29 @@ def test_mount(images: Images, name: str, tmp_path: Path) -> None:
     images.ok("rm", name)
 
 
+def test_results_in_json(images: Images, name: str, tmp_path: Path) -> None:
+    """--format json, wherever a command prints what it has done; a format that is none does nothing."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    for words in (("unpack", name, tmp_path / "bundle"), ("mount", name, place), ("rm", name), ("untag", name)):
+        result = images(words[0], "--format", "xml", *words[1:])
+        assert result.code == 1 and "--format is json or text" in result.err, result
+    assert not (tmp_path / "bundle").exists() and not os.path.ismount(place)
+
+    def printed(*words: str | Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(images.ok(str(words[0]), "--format", "json", *words[1:]))
+        return found
+
+    assert printed("unpack", name, tmp_path / "bundle") == {"bundle": str(tmp_path / "bundle")}
+    assert printed("mount", name, place) == {"root": str(place)}
+    images.ok("umount", place)
+    images.ok("tag", name, "other:1")
+    assert printed("untag", "other:1") == {"untagged": ["docker.io/library/other:1"]}
+    blobs = images.blobs()
+    removed = printed("rm", name)
+    assert removed["untagged"] == [name] and set(removed["deleted"]) == blobs
+
+
 def test_an_ordinary_user(registry: Registry, tmp_path: Path) -> None:
     """Pull and unpack without root: the files are the user's, the configuration can be run by it."""
     for path in (tmp_path, *tmp_path.parents):
