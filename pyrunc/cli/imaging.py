@@ -63,7 +63,7 @@ def store(args: Args) -> Store:
 
 def wants_json(args: Args) -> bool:
     if args["format"] not in ("json", "table", "text"):
-        raise UsageError(f'--format is json or {"table" if "ls" else "text"}, not "{args["format"]}"')
+        raise UsageError(f'--format is json or left out, not "{args["format"][:60]}"')
     return args["format"] == "json"
 
 
