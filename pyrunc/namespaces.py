@@ -413,15 +413,20 @@ def _write(proc: int, name: str, text: str) -> None:
         os.close(fd)
 
 
+def find_helper(name: str) -> str:
+    """Where newuidmap(1) or newgidmap(1) is, whatever PATH says; empty if nowhere."""
+    for directory in ("/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin"):
+        if os.access(f"{directory}/{name}", os.X_OK):
+            return f"{directory}/{name}"
+    return ""
+
+
 def _run_helper(name: str, pid: int, mappings: list[IDMapping], pointer: str) -> None:
     arguments = [name, str(pid)]
     for m in mappings:
         arguments += [str(m["containerID"]), str(m["hostID"]), str(m["size"])]
-    for directory in ("/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin"):
-        path = f"{directory}/{name}"
-        if os.access(path, os.X_OK):
-            break
-    else:
+    path = find_helper(name)
+    if not path:
         raise PyruncError(f"{name} is needed to map more than one id as an ordinary user", pointer=pointer,
                           hint="install uidmap (shadow-utils)")
     status = os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn(path, arguments, dict(os.environ)), 0)[1])

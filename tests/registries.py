@@ -117,6 +117,7 @@ class TokenServer:
         self.path = path
         self.requests: list[dict[str, Any]] = []
         self.lifetime = lifetime
+        self.identity = "kept-instead-of-a-password"
         subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tokens", "-days", "2",
                         "-keyout", path / "key.pem", "-out", path / "cert.pem"], check=True, capture_output=True)
         owner = self
@@ -130,6 +131,20 @@ class TokenServer:
                 if given and given != right:
                     self.send_error(401)
                     return
+                self.answer(query, bool(given))
+
+            def do_POST(self) -> None:
+                """An identity token for an access token (distribution's OAuth2 specification)."""
+                length = int(self.headers["Content-Length"])
+                query = urllib.parse.parse_qs(self.rfile.read(length).decode())
+                owner.requests.append({"query": query, "authorization": self.headers.get("Authorization", "")})
+                if query.get("grant_type") != ["refresh_token"] or query.get("refresh_token") != [owner.identity]:
+                    self.send_error(401)
+                    return
+                query["scope"] = query["scope"][0].split()
+                self.answer(query, True)
+
+            def answer(self, query: dict[str, list[str]], given: bool) -> None:
                 access = []
                 for scope in query.get("scope", []):
                     kind, name, actions = scope.split(":")

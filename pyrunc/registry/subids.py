@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pyrunc.errors import ImageError, PyruncError
 from pyrunc.linux.process import CLONE_NEWUSER, unshare
-from pyrunc.namespaces import write_id_maps
+from pyrunc.namespaces import find_helper, write_id_maps
 from pyrunc.rootfs import open_proc
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def granted(path: str, uid: int, own: int) -> tuple[Range, ...]:
 
 def mapping() -> tuple[tuple[Range, ...], tuple[Range, ...]]:
     """The caller's, of users and of groups; empty where it has none, or nothing that sets them up."""
-    if not all(any(os.access(f"{directory}/{name}", os.X_OK) for directory in ("/usr/bin", "/bin", "/usr/local/bin"))
-               for name in ("newuidmap", "newgidmap")):
+    if not (find_helper("newuidmap") and find_helper("newgidmap")):
         return (), ()
     uid = os.geteuid()
     uids, gids = granted("/etc/subuid", uid, uid), granted("/etc/subgid", uid, os.getegid())

@@ -430,6 +430,13 @@ def test_tokens(images: Images, layout: Path, tmp_path: Path) -> None:
             images.ok("pull", f"{served.host}/private/bb:1")
             server.lifetime = 1
             images.ok("pull", f"{served.host}/private/bb:1")
+            kept = images.home / ".docker/config.json"
+            for identity, code in ((server.identity, 0), ("another", 1)):
+                kept.write_text(json.dumps({"auths": {served.host: {"identitytoken": identity}}}))
+                server.requests.clear()
+                result = images("pull", f"{served.host}/private/bb:1")
+                assert result.code == code and (code == 0 or "HTTP 401" in result.err), result
+                assert [request["query"]["refresh_token"] for request in server.requests][:1] == [[identity]]
     finally:
         server.stop()
 

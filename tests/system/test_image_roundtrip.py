@@ -390,6 +390,17 @@ def test_push_sends_nothing_twice(registry: Registry, images: Images, name: str)
         "Digest"] == json.loads(images.ok("inspect", name))["digest"]
 
 
+def test_a_layer_is_sent_in_chunks(registry: Registry, images: Images, tmp_path: Path) -> None:
+    """One larger than a chunk (16 MiB) arrives whole: skopeo, which verifies it, takes it from the registry."""
+    (tmp_path / "large").write_bytes(os.urandom(35 << 20))
+    run("tar", "-C", tmp_path, "-cf", tmp_path / "root.tar", "large")
+    name = f"{registry.host}/test/large:1"
+    images.ok("import", tmp_path / "root.tar", name)
+    images.ok("push", name)
+    run("skopeo", "copy", "--src-tls-verify=false", f"docker://{name}", f"dir:{tmp_path}/copied")
+    assert any(path.stat().st_size > 2 * (16 << 20) for path in (tmp_path / "copied").iterdir())
+
+
 def test_push_needs_rights(images: Images, layout: Path, tmp_path: Path) -> None:
     auth = registries.htpasswd(tmp_path / "htpasswd", "alice", "secret")
     with registries.serving(tmp_path / "registry", auth=auth) as served:
