@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,19 +165,19 @@ def run_all(found: dict[str, Pyrunc | Cni], rounds: int) -> dict[str, list[list[
 
 def table(results: dict[str, list[list[Sample]]], base: str) -> str:
     """Medians of each step and of both, and which part of `base`'s they are."""
-    def median(name: str, of: Callable[[list[Sample]], float]) -> float:
-        return statistics.median(of(samples) for samples in results[name])
+    def wall_and_cpu(name: str) -> tuple[float, float]:
+        """Medians of making and undoing together."""
+        return (statistics.median(sum(sample.wall for sample in samples) for samples in results[name]),
+                statistics.median(sum(sample.cpu for sample in samples) for samples in results[name]))
 
     lines = [f"{'':15} {'making':>8} {'undoing':>8} {'both':>8} {'min':>8} {'cpu':>8} {'both x':>7} {'cpu x':>7}"]
-    for name in results:
-        both, cpu = (median(name, lambda samples, at=at: sum(sample[at] for sample in samples))  # type: ignore[misc]
-                     for at in (0, 1))
-        base_both, base_cpu = (median(base, lambda samples, at=at: sum(sample[at]  # type: ignore[misc]
-                                                                         for sample in samples)) for at in (0, 1))
-        lines.append(f"{name:15} {median(name, lambda samples: samples[0].wall):8.2f} "
-                     f"{median(name, lambda samples: samples[1].wall):8.2f} {both:8.2f} "
-                     f"{min(sum(sample.wall for sample in samples) for samples in results[name]):8.2f} {cpu:8.2f} "
-                     f"{both / base_both:7.3f} {cpu / base_cpu:7.3f}")
+    base_wall, base_cpu = wall_and_cpu(base)
+    for name, rounds in results.items():
+        wall, cpu = wall_and_cpu(name)
+        making, undoing = (statistics.median(samples[step].wall for samples in rounds) for step in (0, 1))
+        least = min(sum(sample.wall for sample in samples) for samples in rounds)
+        lines.append(f"{name:15} {making:8.2f} {undoing:8.2f} {wall:8.2f} {least:8.2f} {cpu:8.2f} "
+                     f"{wall / base_wall:7.3f} {cpu / base_cpu:7.3f}")
     return "\n".join(lines)
 
 
