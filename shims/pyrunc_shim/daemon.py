@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
+loaded = False  # everything: in the template, and what is forked from it
 _FAREWELL_SECONDS = 5.0  # for the last answer and the last events, as the reference
 _COLLECT_SECONDS = 30.0
 _LOAD_SECONDS = 0.3  # after which a container that ends at once has ended
@@ -54,6 +55,8 @@ def load(names: list[str]) -> None:
 
 def load_later(loop: Loop) -> None:
     """Load the rest when there is time, a module between other things: the package may be upgraded, or go, under us."""
+    if loaded:
+        return
     names = [name for name in modules() if name not in sys.modules]
 
     def one() -> None:

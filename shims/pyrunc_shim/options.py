@@ -74,8 +74,10 @@ def save(bundle: str, options: Options) -> None:
     path = f"{bundle}/{FILE}"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(dump({"root": options.root, "systemd_cgroup": options.systemd_cgroup}))
+        try:
+            os.write(fd, dump({"root": options.root, "systemd_cgroup": options.systemd_cgroup}).encode())
+        finally:
+            os.close(fd)
     except OSError as error:
         raise kernel_error(f"write {path}", error) from None
 

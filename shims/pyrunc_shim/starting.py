@@ -19,6 +19,11 @@ from pyrunc.spec.load import parse
 
 from .arguments import Surroundings, read_stdin
 
+try:
+    from _sha256 import sha256  # hashlib costs 2 ms
+except ImportError:
+    from _sha2 import sha256  # Python 3.12
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,13 +33,14 @@ if TYPE_CHECKING:
 _MAX_PATH = 106  # unix(7)
 # By which of these annotations a container says whose shim it shares.
 _GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
+_RUNC_GROUP, _SANDBOX = (name.encode() for name in _GROUPS)
 _PR_SCHED_CORE, _PR_SCHED_CORE_CREATE, _PROCESS_GROUP = 62, 1, 2  # prctl(2)
 
 
 def group(container_id: str) -> str:
     """Whose shim the container in the current directory shares; its own id for one of its own."""
     data = bundles.read_file("config.json")
-    if b"\\" not in data and not any(name.encode() in data for name in _GROUPS):
+    if b"\\" not in data and _RUNC_GROUP not in data and _SANDBOX not in data:
         return container_id  # most often, and without the time that reading it takes
     config = parse(data, "config.json", drop_null=True)
     annotations = config.get("annotations") if isinstance(config, dict) else None
@@ -44,18 +50,9 @@ def group(container_id: str) -> str:
     return container_id
 
 
-def _sha256(data: bytes) -> str:
-    try:
-        from _sha2 import sha256  # Python 3.12
-    except ImportError:
-        from _sha256 import sha256
-    digest: str = sha256(data).hexdigest()
-    return digest
-
-
 def socket_path(directory: str, address: str, namespace: str, of: str) -> str:
     """Raises UsageError where it would be too long to be one."""
-    path = f"{directory}/{_sha256('/'.join((address, namespace, of, 'pyrunc')).encode())}"
+    path = f"{directory}/{sha256('/'.join((address, namespace, of, 'pyrunc')).encode()).hexdigest()}"
     if len(path) > _MAX_PATH:
         raise UsageError(f"the path of the shim's socket, {path}, is longer than {_MAX_PATH}")
     return path
@@ -63,9 +60,12 @@ def socket_path(directory: str, address: str, namespace: str, of: str) -> str:
 
 def open_socket(path: str) -> socket | None:
     """The socket to serve on; None if a shim is there that serves on it.  Raises KernelError."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     try:
-        held = hold(path)
+        try:
+            held = hold(path)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            held = hold(path)
         try:
             remove_dead(path)
             return listen(path)
@@ -81,7 +81,7 @@ def open_socket(path: str) -> socket | None:
 
 def hold(path: str) -> int:
     """Until it is closed nobody else takes a dead socket away: the next one at that path may be a living one's."""
-    fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(path.rpartition("/")[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
 
@@ -164,8 +164,9 @@ def _path(arguments: Arguments, around: Surroundings) -> str:
 
 def _answer(path: str) -> None:
     address = f"unix://{path}"
-    with open("address", "w") as file:
-        file.write(address)
+    fd = os.open("address", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    os.write(fd, address.encode())
+    os.close(fd)
     os.write(1, address.encode())
 
 
@@ -206,9 +207,10 @@ def _place(pid: int, arguments: Arguments, around: Surroundings) -> None:
         cgroup.create()
         cgroup.add(pid)
     try:
-        with open("/proc/self/oom_score_adj") as file:
-            score = int(file.read())
-        with open(f"/proc/{pid}/oom_score_adj", "w") as file:
-            file.write(str(min(score + 1, 1000)))
+        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, b"%d" % min(int(os.read(fd, 16)) + 1, 1000), 0)
+        finally:
+            os.close(fd)
     except OSError:
         pass  # not allowed to: then it is as likely a target

@@ -36,6 +36,8 @@ _MAX_REQUEST = 65536
 _DESCRIPTORS = 4  # working directory, stdin, stdout, stderr
 _REST_SECONDS = 0.5  # until the first container, which we aren't to slow down, has started
 _IDLE_SECONDS = 60.0
+_STEP, _POOL, _MAX_FILLED = 16, 16384, 256  # bytes; the allocator's, and up to which size of objects it pays
+_MOST = 8192  # objects of one size
 _REQUEST_SECONDS = 5.0
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts")
 _STATUS = (b"Umask", b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb", b"NoNewPrivs",
@@ -79,7 +81,7 @@ def _become(path: str, held: int, package: list[tuple[int, int, int]]) -> None:
     try:
         os.setpgid(0, 0)
         os.chdir("/")
-        _rename([os.fsencode(sys.argv[0]), b"template"])
+        _rename(os.fsencode(sys.argv[0]) + b"\0template\0")
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
@@ -129,8 +131,13 @@ class Template:
 
         self._package = package
         daemon.load(list(daemon.modules()))
+        daemon.loaded = True
+        os.environ.clear()
+        # A page that a shim writes to it has to itself, and whatever it looks at it counts references in.
         gc.collect()
+        self._filling = _fill_gaps()
         gc.freeze()
+        sys._clear_type_cache()  # whose names a shim would let go of, all over the place
 
     def serve(self, listener: socket, held: int) -> None:
         """Fork shims until nobody has wanted one for a while, or the package is another."""
@@ -165,7 +172,7 @@ class Template:
                 return
             count, *words = data.split(b"\0")
             arguments, environment = words[:int(count)], words[int(count):]
-            if not _fits(arguments):
+            if sum(map(len, arguments)) + len(arguments) > _command_line()[1]:
                 return
             if not os.fork():
                 listener.close()
@@ -174,6 +181,25 @@ class Template:
         finally:
             for fd in fds:
                 os.close(fd)
+
+
+def _fill_gaps() -> list[bytes]:
+    """Objects in all the gaps that others have left: what a shim allocates comes to lie in pages of its own.
+
+    Of the sizes that are most common.  A pool (Objects/obmalloc.c) without a
+    gap holds blocks one after the other: a row of them as long as a pool says that there are no more.
+    """
+    filling = []
+    header = b"".__sizeof__()
+    for size in range(3 * _STEP, _MAX_FILLED + 1, _STEP):
+        row = last = 0
+        for _ in range(_MOST):  # another allocator may have no such rows
+            filling.append(bytes(size - header))
+            row = row + 1 if id(filling[-1]) == last + size else 0
+            last = id(filling[-1])
+            if row == _POOL // size - 2:
+                break
+    return filling
 
 
 def _package() -> list[tuple[int, int, int]]:
@@ -210,30 +236,24 @@ _where: tuple[int, int] | None = None
 
 
 def _command_line() -> tuple[int, int]:
-    """Where the kernel takes our command line from: arg_start and arg_end, proc_pid_stat(5)."""
+    """Where the kernel takes our command line from, and how many bytes: arg_start and arg_end, proc_pid_stat(5)."""
     global _where
     if _where is not None:  # forks have theirs in the same place
         return _where
     text = _read("/proc/self/stat")
     fields = text[text.rindex(b")") + 2:].split()
-    _where = int(fields[45]), int(fields[46])
+    _where = int(fields[45]), int(fields[46]) - int(fields[45])
     return _where
 
 
-def _fits(arguments: list[bytes]) -> bool:
-    begin, end = _command_line()
-    return sum(len(word) + 1 for word in arguments) <= end - begin
-
-
-def _rename(arguments: list[bytes]) -> None:
-    """Have the command line be ours, and not that of the first shim."""
-    begin, end = _command_line()
-    if not _fits(arguments):
+def _rename(words: bytes) -> None:
+    """Have the command line be ours, and not that of the first shim; `words` end with NUL each."""
+    begin, size = _command_line()
+    if len(words) > size:
         return
-    text = b"".join(word + b"\0" for word in arguments).ljust(end - begin, b"\0")
     memory = os.open("/proc/self/mem", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.pwrite(memory, text, begin)
+        os.pwrite(memory, words.ljust(size, b"\0"), begin)
     finally:
         os.close(memory)
 
@@ -242,8 +262,8 @@ def _shim(connection: socket, fds: list[int], arguments: list[bytes], environmen
     """In the fork: what the launcher's process would have become."""
     from pyrunc.errors import PyruncError
 
-    from . import starting
     from .arguments import Arguments
+    from .starting import start_here
 
     status = 1
     try:
@@ -255,9 +275,8 @@ def _shim(connection: socket, fds: list[int], arguments: list[bytes], environmen
             os.dup2(fd, number)
         for fd in fds:
             os.close(fd)
-        _rename(arguments)
+        _rename(b"\0".join((*arguments, b"")))
         sys.argv = [os.fsdecode(word) for word in arguments]
-        os.environ.clear()
         for pair in environment:
             name, equals, value = pair.partition(b"=")
             if equals:
@@ -269,7 +288,7 @@ def _shim(connection: socket, fds: list[int], arguments: list[bytes], environmen
 
         given = Arguments(sys.argv[1:])
         given.require()
-        status = starting.start_here(given, answered)
+        status = start_here(given, answered)
     except PyruncError as error:
         os.write(2, f"containerd-shim-pyrunc-v1: {error}\n".encode("utf-8", "surrogateescape"))
     except BaseException:
