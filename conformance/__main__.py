@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real clients above any runtime, check by check.
 
-    python -m conformance run LANE --runtime PATH [--json FILE] [--short] [--only REGEX]
+    python -m conformance run LANE --runtime PATH [--json FILE] [--short] [--only REGEX] [--clients DIR]
     python -m conformance compare LANE --runtime A --runtime B... [--json FILE]
 
 `run` exits with 0 when every check passed, 1 when one failed, 2 when the lane can't run here.  `compare` puts
@@ -47,7 +47,8 @@ def measure(lane: str, runtime: str, args: argparse.Namespace, show: Callable[[d
             show(row)
 
     words = [lane, os.path.abspath(path), *(["--short"] if args.short else []), "--only", args.only, "--suite",
-             os.path.abspath(args.suite) if args.suite else ""]
+             os.path.abspath(args.suite) if args.suite else "", "--clients",
+             os.path.abspath(args.clients) if args.clients else ""]
     how = args.cgroups or sandbox.layout()
     status = sandbox.run(words, take, how)
     if reasons or status not in (0, 1):
@@ -79,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--cgroups", choices=sandbox.LAYOUTS,
                              help="what the lane sees (default: the host's version, "
                              "v1 alone where that is hybrid)")
+        command.add_argument("--clients", default="", metavar="DIR",
+                             help="where the client's programs are looked for first, as a containerd built from source")
         command.add_argument("--suite", default="", metavar="DIR", help="for runtime-tools: the built checkout")
     args = parser.parse_args(arguments)
     if args.command == "run" and len(args.runtime) != 1:

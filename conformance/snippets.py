@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/integrations.md tells users to write into files, so that a lane can do as it says."""
+"""What docs/integrations.md (and docs/shim.md) tell users to write into files, so that a lane can do as it says."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 
 from conformance.errors import Failed
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "integrations.md"
+DOCUMENTS = Path(__file__).resolve().parents[1] / "docs"
 DIRECTORY = "/usr/local/bin"  # of the programs there, and exchanged for that of those that are tested
 RUNTIME = f"{DIRECTORY}/pyrunc"
-SHIM = "io.containerd.runc.v2"  # containerd's own, there
+SHIM = "io.containerd.runc.v2"  # containerd's own
 NAME = "pyrunc"  # what all of them call the runtime
 
 
-def blocks(heading: str) -> list[str]:
-    """The blocks of a section as they are."""
-    section = DOCUMENT.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+def blocks(heading: str, document: str = "integrations.md") -> list[str]:
+    """The blocks of a section as they are; those of a document's beginning are below its title."""
+    text = (DOCUMENTS / document).read_text()
+    section = text.split(f"# {heading}\n", 1)[1].split("\n## ")[0]
     return [f"{block}\n" for block in re.findall(r"\n```\w+\n(.*?)\n```\n", section, re.DOTALL)]
 
 

@@ -129,13 +129,13 @@ is_forgotten(const char *root, const char *namespace, const char *id)
 	       errno == ENOENT;
 }
 
-// Whether nothing is mounted at BUNDLE/rootfs, which is tried and not looked up.
+// Whether nothing is mounted at BUNDLE/NAME, which is tried and not looked up.
 static bool
-unmount_root(const char *bundle)
+unmount(const char *bundle, const char *name)
 {
 	char path[PATH_MAX];
 
-	if (!join(path, bundle, "rootfs"))
+	if (!join(path, bundle, name))
 		return false;
 	while (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
 		;
@@ -224,7 +224,7 @@ shim_delete(const struct shim_arguments *given)
 	if (bundle == NULL || !read_state_root(bundle, root) || !is_forgotten(root, given->namespace, given->id))
 		return;
 	long pid = read_pid(bundle);
-	if (pid >= 0 && unmount_root(bundle) && socket_is_settled(bundle))
+	if (pid >= 0 && unmount(bundle, "rootfs") && unmount(bundle, "layers") && socket_is_settled(bundle))
 		_exit(answer_delete(pid) ? 0 : 1);
 }
 

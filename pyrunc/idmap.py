@@ -132,13 +132,13 @@ class UserNamespaces:
         for made, fd in self.made:
             if made == key:
                 return fd
-        fd = _make(mappings, wanted.pointer, self.proc)
+        fd = user_namespace(mappings, wanted.pointer, self.proc)
         self.made.append((key, fd))
         return fd
 
 
-def _make(mappings: Mapping[str, Any], pointer: str, proc: int) -> int:
-    """A new user namespace with these mappings, which no process stays in."""
+def user_namespace(mappings: Mapping[str, Any], pointer: str, proc: int) -> int:
+    """A new user namespace with these mappings, which no process stays in.  Raises PyruncError."""
     ours, theirs = pair()
     try:
         pid = clone3(CLONE_NEWUSER)

@@ -30,7 +30,10 @@ def main(room: Room, words: Sequence[str], report: Callable[[Mapping[str, Any]],
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--only", default="")
     parser.add_argument("--suite", default="")
+    parser.add_argument("--clients", default="")
     args = parser.parse_args(words)
+    if args.clients:
+        room.environment["PATH"] = f"{args.clients}:{room.environment['PATH']}"
     module = importlib.import_module(f"conformance.lanes.{args.lane.replace('-', '_')}")
     lane = module.make(room, args.runtime, args.suite)
     passed = True

@@ -37,7 +37,7 @@ class Lane:
         self.environment = dict(room.environment)
         self.daemons: list[subprocess.Popen[bytes]] = []
         self._names = 0
-        missing = [name for name in self.needs if not shutil.which(name, path=PATH)]
+        missing = [name for name in self.needs if not shutil.which(name, path=self.environment["PATH"])]
         if missing:
             raise Unavailable(f"not installed: {', '.join(missing)}")
 

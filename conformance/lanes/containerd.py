@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ from pathlib import Path
 
 from conformance import image, snippets
 from conformance.checks import Table, wait_for
+from conformance.errors import Failed
 from conformance.lanes.base import Done, Lane, output
 from conformance.lanes.cri import Cri
 from conformance.sandbox import SUB_IDS, Room
 
 IMAGE = image.NAME
-CONFIG = """\
-version = 2
+# By the version of the configuration file; containerd 2 has 3, and 2.3 takes it still.
+CONFIG = {2: """\
 root = "{place}/root"
 state = "{place}/state"
 [grpc]
@@ -33,7 +35,23 @@ state = "{place}/state"
     conf_dir = "{place}/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     default_runtime_name = "{handler}"
-"""
+""", 3: """\
+root = "{place}/root"
+state = "{place}/state"
+[grpc]
+  address = "{place}/socket"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{place}/opt"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{image}"
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dir = "{place}/plugins"
+    conf_dir = "{place}/cni"
+  [plugins."io.containerd.cri.v1.runtime".containerd]
+    default_runtime_name = "{handler}"
+"""}
 NETWORK = """\
 {"cniVersion": "0.4.0", "name": "lane", "plugins": [{"type": "bridge", "bridge": "lane0", "isGateway": true,
  "ipMasq": false, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.78.0.0/24"}]],
@@ -51,12 +69,14 @@ class Containerd(Lane):
             path.mkdir()
         for plugin in Path("/usr/lib/cni").iterdir():
             (self.place / "plugins" / plugin.name).symlink_to(plugin)
-        configuration = CONFIG.format(place=self.place, handler=snippets.NAME, image=IMAGE)
-        documented = snippets.snippet("containerd", self.runtime).replace(snippets.SHIM, self.shim)
-        (self.place / "config.toml").write_text(configuration + documented)
+        release = re.search(r" v?(\d+)\.\d", self.must("containerd", "--version"))
+        self.release = int(release[1]) if release else 1
+        (self.place / "config.toml").write_text(self.configuration())
         (self.place / "cni/lane.conflist").write_text(NETWORK)
         # ctr has no way to name the runtime with some of its options: there it is `runc` of the daemon's PATH.
         (self.place / "bin/runc").symlink_to(self.runtime)
+        # Of cgroups v1, for one: ctr 2 tells them where the container's output goes.
+        self.environment["CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS"] = "1"
         self.environment["PATH"] = f"{self.place}/bin:{self.environment['PATH']}"
         self.words = ["ctr", "-a", str(self.place / "socket")]
         self.cri = Cri(self, self.place / "socket", handler())
@@ -65,6 +85,18 @@ class Containerd(Lane):
         image.write(archive, Cmd=["sleep", "100000"])
         for namespace in ("default", "k8s.io"):
             self("-n", namespace, "images", "import", archive)
+
+    def documented(self) -> list[str]:
+        """The files that the documents have for containerd 1 and 2."""
+        return [block.replace(snippets.RUNTIME, self.runtime) for block in snippets.blocks("containerd")]
+
+    def configuration(self) -> str:
+        """The file that the documents have for this containerd, with the lane's places."""
+        version = 2 if self.release < 2 else 3
+        first, _, tables = self.documented()[version - 2].partition("\n")
+        if first != f"version = {version}":
+            raise Failed(f"where a file of version {version} should begin the documents have {first!r}")
+        return f"{first}\n{CONFIG[version].format(place=self.place, handler=snippets.NAME, image=IMAGE)}{tables}"
 
     def serve(self) -> None:
         self.process = self.daemon(["containerd", "-c", self.place / "config.toml"], self.place / "log",
@@ -147,18 +179,17 @@ class Containerd(Lane):
             process.kill()
             process.wait()
 
-    @staticmethod
-    def table() -> Table[Containerd]:
+    def table(self) -> Table[Containerd]:
         from conformance.lanes import checkpoint_checks
 
-        return Table(common(), *([checkpoint_checks.RUNC_SHIM] if checkpoint_checks.possible() else []))
+        return Table(self.common(), *([checkpoint_checks.RUNC_SHIM] if checkpoint_checks.possible() else []))
 
+    def common(self) -> Table[Containerd]:
+        """What every shim can be asked for."""
+        from conformance.lanes import checkpoint_checks, cri_checks
 
-def common() -> Table[Containerd]:
-    """What every shim can be asked for."""
-    from conformance.lanes import checkpoint_checks, cri_checks
-
-    return Table(TABLE, cri_checks.TABLE, *([checkpoint_checks.CONTAINERD] if checkpoint_checks.possible() else []))
+        return Table(TABLE, cri_checks.TABLE, *([cri_checks.CONTAINERD_2] if self.release >= 2 else []),
+                     *([checkpoint_checks.CONTAINERD] if checkpoint_checks.possible() else []))
 
 
 def handler() -> str:

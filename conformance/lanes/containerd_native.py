@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+from conformance import snippets
 from conformance.checks import Table, wait_for
 from conformance.errors import Unavailable
 from conformance.lanes import containerd
@@ -23,12 +24,15 @@ class Native(containerd.Containerd):
         self.environment["PATH"] = f"{os.path.dirname(self.runtime)}:{self.environment['PATH']}"
         super().start()
 
+    def documented(self) -> list[str]:
+        return [block.replace(f"{snippets.DIRECTORY}/{SHIM}", str(Path(self.runtime).with_name(SHIM)))
+                for block in snippets.blocks("The shim for containerd", "shim.md")]
+
     def named(self, *options: str) -> list[str]:
         return ["--runtime", self.shim, *options]
 
-    @staticmethod
-    def table() -> Table[containerd.Containerd]:
-        return Table(containerd.common(), TABLE)
+    def table(self) -> Table[containerd.Containerd]:
+        return Table(self.common(), TABLE)
 
 
 def make(room: Room, runtime: str, suite: str) -> Native:
@@ -51,6 +55,7 @@ def _(lane: containerd.Containerd) -> str:
     lane.process.send_signal(signal.SIGKILL)
     lane.process.wait()
     (where / "go").touch()
+    wait_for(lambda: lane.command("pgrep", "-f", "/v/go").code == 1, "the container to end")
     lane.serve()
     wait_for(lambda: lane.status(name) == "STOPPED", "the container to end")
     done = lane.do("task", "delete", name)
@@ -79,3 +84,22 @@ def _(lane: containerd.Containerd) -> str:
         lane.remove(name)
     gone = sum(not lane.status(name) for name in names)
     return f"{running} {gone}"
+
+
+@check("CRI: restart of containerd: a pod goes on, the exit code of what ended meanwhile is known",
+       f"{SHIM}: 5, 1 hello")
+def _(lane: containerd.Containerd) -> str:
+    where = lane.directory()
+    with lane.cri.pod() as pod:
+        ends = pod.container("sh", "-c", "while [ ! -e /v/go ]; do sleep 0.05; done; exit 5",
+                             mounts=[{1: "/v", 2: str(where)}])
+        stays = pod.container()
+        pid = int(lane.must("pgrep", "-f", "/v/go").split()[0])
+        lane.process.send_signal(signal.SIGKILL)
+        lane.process.wait()
+        (where / "go").touch()
+        wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the container to end")
+        lane.serve()
+        lane.cri.wait()
+        program = Path(f"/proc/{lane.shim_of(pod.id)}/cmdline").read_text().split("\0")[0]
+        return f"{os.path.basename(program)}: {ends.wait()}, {stays.state()} {stays.sh('echo hello')}"

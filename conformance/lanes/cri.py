@@ -19,7 +19,7 @@ from conformance.lanes.base import Lane
 
 Message = dict[int, Any]
 CREATED, RUNNING, EXITED = 0, 1, 2
-NAMESPACE_NODE = 2
+POD, NAMESPACE_NODE = 0, 2  # NamespaceMode
 UNCONFINED = 1
 NODE_NETWORK = {1: NAMESPACE_NODE}
 
@@ -98,6 +98,18 @@ class Cri:
         if fields.get("grpc-status") != "0":
             raise Failed(f"{method}: {fields.get('grpc-message', fields)}")
         return decode(answer.read_bytes()[5:])
+
+    def wait(self) -> None:
+        """Until it answers, which takes longer than until containerd does."""
+
+        def answers() -> bool:
+            try:
+                self.call("ListPodSandbox", {})
+            except Failed:
+                return False
+            return True
+
+        wait_for(answers, "containerd to speak CRI")
 
     @contextmanager
     def pod(self, security: Message | None = None, ports: list[Message] | None = None) -> Iterator[Pod]:

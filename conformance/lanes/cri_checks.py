@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 from conformance import snippets
 from conformance.checks import Table, wait_for
-from conformance.lanes.containerd import Containerd
-from conformance.lanes.cri import EXITED, NAMESPACE_NODE, RUNNING, UNCONFINED, decode
+from conformance.lanes.containerd import Containerd, handler
+from conformance.lanes.cri import EXITED, NAMESPACE_NODE, POD, RUNNING, UNCONFINED, Message, decode, text
 from conformance.lanes.engine_options import fetched
+from conformance.sandbox import SUB_IDS
 
 TABLE: Table[Containerd] = Table()
+CONTAINERD_2: Table[Containerd] = Table()  # what older ones don't know
 check = TABLE.check
 
 
@@ -21,6 +24,20 @@ def _(containerd: Containerd) -> str:
         container = pod.container("sh", "-c", "echo hello from $(hostname | tr -d 0-9); exit 3")
         code = container.wait()
         return f"{container.log()}, {code}"
+
+
+@check("CRI: the handler, and the default of a node (docs/integrations.md), are one runtime", "the same")
+def _(containerd: Containerd) -> str:
+    def runtime() -> object:
+        with containerd.cri.pod() as pod:
+            return json.loads(containerd("-n", "k8s.io", "containers", "info", pod.id))["Runtime"]
+
+    named, containerd.cri.handler = runtime(), ""
+    try:
+        default = runtime()
+    finally:
+        containerd.cri.handler = handler()
+    return "the same" if named == default else f"{named}, {default}"
 
 
 @check("CRI: exec", "4 out of it", short=True)
@@ -173,3 +190,50 @@ def _(containerd: Containerd) -> str:
             words = str(error).lower().replace("executable file not found", "no such file or directory")
             return "no such file or directory" if "no such file or directory" in words else words
         return "started"
+
+
+def handlers(containerd: Containerd) -> dict[str, tuple[bool, bool]]:
+    """By name: whether it has mounts that are read-only all the way down, and user namespaces for pods."""
+    found = {}
+    for item in containerd.cri.call("Status", {}).get(3, []):
+        handler = decode(item)
+        features = decode(handler[2][0]) if 2 in handler else {}
+        found[text(handler, 1)] = (1 in features, 2 in features)
+    return found
+
+
+@CONTAINERD_2.check("CRI: what the handler says it can do", "recursively read-only mounts, user namespaces")
+def _(containerd: Containerd) -> str:
+    told = handlers(containerd)[snippets.NAME]
+    names = ("recursively read-only mounts", "user namespaces")
+    return ", ".join(name for name, there in zip(names, told, strict=True) if there) or "nothing"
+
+
+@CONTAINERD_2.check("CRI: a pod in a user namespace; its image's and a volume's files are its root's",
+                    f"0 {SUB_IDS} 65536, image 0, volume 0, made 0, through /dev/stdout; outside 0")
+def _(containerd: Containerd) -> str:
+    where = containerd.directory(0o777)
+    (where / "a").touch()
+    ids = [{1: SUB_IDS, 2: 0, 3: 65536}]
+    security: Message = {5: {1: POD, 2: ids, 3: ids}}
+    volume: Message = {1: "/v", 2: str(where), 6: ids, 7: ids}
+    with containerd.cri.pod({1: security}) as pod:
+        container = pod.container(security={3: security}, mounts=[volume])
+        seen = container.sh("touch /v/made /made; echo $(cat /proc/self/uid_map), image $(stat -c %u /bin/busybox),"
+                            " volume $(stat -c %u /v/a), made $(stat -c %u /made), through /dev/stdout >/dev/stdout")
+    return f"{seen}; outside {(where / 'made').stat().st_uid}"
+
+
+@CONTAINERD_2.check("CRI: a mount that is read-only all the way down", "read-only, read-only")
+def _(containerd: Containerd) -> str:
+    where = containerd.directory()
+    (where / "below").mkdir()
+    containerd.must("mount", "-t", "tmpfs", "below", str(where / "below"))
+    try:
+        with containerd.cri.pod() as pod:
+            container = pod.container(mounts=[{1: "/v", 2: str(where), 3: 1, 8: 1}])
+            tried = [container.sh(f"touch {place}/x 2>/dev/null && echo written || echo read-only")
+                     for place in ("/v", "/v/below")]
+            return ", ".join(tried)
+    finally:
+        containerd.must("umount", str(where / "below"))

@@ -46,6 +46,7 @@ def modules() -> Iterator[str]:
             if (dot, suffix) == (".", "py") and stem != "__init__" and module not in _OTHERS:
                 yield module
     yield "pyrunc_shim.metrics"
+    yield "pyrunc_shim.idmapped"
 
 
 def load(names: list[str]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MODE = 0o711
 _PAGE = 4096  # what mount(2) takes of data
+LAYERS = "layers"  # in the bundle: where layers of an image are mounted while the root is (idmapped.py)
 _LAYERS = ("lowerdir", "upperdir", "workdir")
 
 
@@ -36,7 +37,10 @@ def mount(bundle: str, mounts: Iterable[Mount]) -> None:
         pass
     try:
         for entry in mounts:
-            _mount(root, entry)
+            if any(option.startswith("uidmap=") for option in entry.options):
+                _mount_mapped(bundle, entry)
+            else:
+                _mount(root, entry)
     except BaseException:
         unmount(bundle)
         raise
@@ -72,6 +76,33 @@ def _mount(root: str, entry: Mount) -> None:
         os.close(target)
 
 
+def _mount_mapped(bundle: str, entry: Mount) -> None:
+    """One whose files have other owners than on disk."""
+    from . import idmapped
+    from .messages import Mount
+
+    root = f"{bundle}/rootfs"
+    options, mappings = idmapped.split(entry.options)
+    plain = Mount(type=entry.type, source=entry.source, target=entry.target, options=options)
+    if not mappings:
+        _mount(root, plain)
+        return
+    try:
+        if entry.type != "overlay":
+            _mount(root, plain)
+            place = f"{root}/{entry.target}"
+            idmapped.remap(place, place, mappings)
+            return
+        layers = idmapped.Layers(bundle, options, mappings)
+        try:
+            plain.options = layers.options
+            _mount(root, plain)
+        finally:
+            layers.close()
+    except OSError as error:
+        raise kernel_error(f"map the ids of {entry.type} on {root}", error) from None
+
+
 def _shorten(data: str) -> str:
     """Overlay's options with relative paths, from the directory that they have in common: become that directory's."""
     pairs = [item.partition("=") for item in data.split(",")]
@@ -86,14 +117,14 @@ def _shorten(data: str) -> str:
 
 def unmount(bundle: str) -> None:
     """Take away all that is mounted at BUNDLE/rootfs; nothing there is fine.  Raises KernelError."""
-    root = f"{bundle}/rootfs"
-    while True:
-        try:
-            k.umount(root, k.MNT_DETACH | k.UMOUNT_NOFOLLOW)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.ENOENT):
-                return
-            raise _failure(root, error) from None
+    for place in (f"{bundle}/rootfs", f"{bundle}/{LAYERS}"):
+        while True:
+            try:
+                k.umount(place, k.MNT_DETACH | k.UMOUNT_NOFOLLOW)
+            except OSError as error:
+                if error.errno in (errno.EINVAL, errno.ENOENT):
+                    break
+                raise _failure(place, error) from None
 
 
 def _failure(root: str, error: OSError) -> KernelError:

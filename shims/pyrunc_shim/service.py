@@ -103,6 +103,10 @@ class Service:
             pids = task.container.pids() if task.container else []
         except PyruncError as error:
             raise _failure(error) from None
+        if not pids and task.init.published:
+            # As a zombie until it is deleted.  containerd, when it starts again, takes a task without any (and,
+            # up to 2.2, one that answers with an error) for a leaked one, and how it has ended would be lost.
+            pids = [task.init.pid]
         execs = {process.pid: process.exec_id for process in task.execs.values() if process.pid}
         return m.PidsResponse(processes=[m.ProcessInfo(pid=pid, info=m.Any(
             type_url="containerd.runc.v1.ProcessDetails",

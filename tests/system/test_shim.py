@@ -399,6 +399,9 @@ def test_a_client_that_comes_back(box: Box) -> None:
     box.shims.append(again)
     assert again.wait("c1") == 6
     assert box.events.wait("c1", "exit").exit_status == 6
+    # containerd cleans a task without any up when it starts, and how it has ended would be lost.
+    listed = again.call("Pids", m.PidsRequest(id="c1"), m.PidsResponse).processes
+    assert [info.pid for info in listed] == [again.state("c1").pid]
     assert again.call("Connect", m.ConnectRequest(id="c1"), m.ConnectResponse).shim_pid == again.pid()
 
 
