@@ -11,7 +11,7 @@ import os
 import stat
 
 from . import criu as rpc
-from . import mounts
+from . import lsm, mounts
 from .cgroup_mounts import KeptOptions, mounted
 from .devices import plan as plan_devices
 from .errors import ConfigError, ContainerError, PyruncError, UsageError, kernel_error
@@ -19,6 +19,7 @@ from .linux.process import CLONE_NEWCGROUP, CLONE_NEWNET, CLONE_NEWPID
 from .namespaces import TYPES
 from .namespaces import plan as plan_namespaces
 from .paths import clean, open_in_root
+from .rootfs import open_proc
 from .spec.load import dump
 
 TYPE_CHECKING = False
@@ -38,6 +39,10 @@ DEFAULT_IMAGES = "checkpoint"
 CONFIG_FILE = "/etc/criu/runc.conf"
 CONFIG_ANNOTATION = "org.criu.config"
 NULL = "/dev/null"
+#: How criu's names of terminals from outside begin (criu(8), --external).
+TERMINAL = "tty["
+#: The major numbers that criu takes for terminals' (Documentation/admin-guide/devices.txt).
+_TERMINALS = frozenset((4, 5, *range(136, 144), 188, 204))
 
 
 class CriuOptions:
@@ -193,8 +198,9 @@ class _Checkpoint:
             if not options.pre_dump:
                 stdio = list((self.container.data or {}).get("stdio") or [NULL] * 3)
                 for fd, key in self._external_files():
-                    wanted["external"].append(key)
                     stdio[fd] = key
+                    if key not in wanted["external"]:
+                        wanted["external"].append(key)
                 _write_descriptors(images, stdio)
             for name, value in wanted.items():
                 self.container.report("debug", f"criu option {name}: {value}")
@@ -213,10 +219,28 @@ class _Checkpoint:
 
     def _notify(self, point: str, pid: int, fd: int) -> None:
         self.container.report("debug", f"criu: {point}")
-        if point == "status-ready" and self.options.status_fd >= 0:
+        if point == "post-dump":
+            self._check_label()
+        elif point == "status-ready" and self.options.status_fd >= 0:
             os.write(self.options.status_fd, b"\0")
             os.close(self.options.status_fd)
             self.options.status_fd = -1
+
+    def _check_label(self) -> None:
+        """While the container can run on still: what criu has no label of it would restore unconfined.
+
+        Raises PyruncError.
+        """
+        proc = open_proc()
+        try:
+            label = lsm.current(proc, self.container.pid)
+            lost = label != lsm.current(proc, os.getpid())
+        finally:
+            os.close(proc)
+        if lost and not rpc.knows_labels(self.options.image_path):
+            raise PyruncError(f"criu leaves the label {label} out, which would be lost on restore",
+                              hint=f"{self.program} was built without SELinux, or finds no AppArmor in "
+                                   "/sys/kernel/security")
 
     def _options(self) -> dict[str, Any]:
         container, options = self.container, self.options
@@ -255,6 +279,7 @@ class _Checkpoint:
         """(descriptor, name in the images) of standard streams that are files of no mount in the container.
 
         They are for the one who restores to give, as its own; runc can't write such a container down.
+        Raises UsageError for a terminal without --shell-job.
         """
         known = {number for number, _ in self.mounts}
         for fd in range(3):
@@ -265,9 +290,16 @@ class _Checkpoint:
                     number = next(int(line.split()[1]) for line in file if line.startswith(b"mnt_id:"))
             except (OSError, StopIteration):
                 continue
-            null = stat.S_ISCHR(info.st_mode) and info.st_rdev == os.makedev(1, 3)
-            if number not in known and (stat.S_ISREG(info.st_mode) or null):
+            if number in known:
+                continue
+            device = stat.S_ISCHR(info.st_mode)
+            if stat.S_ISREG(info.st_mode) or (device and info.st_rdev == os.makedev(1, 3)):
                 yield fd, f"file[{number:x}:{info.st_ino:x}]"
+            elif device and os.major(info.st_rdev) in _TERMINALS:
+                if not self.options.shell_job:
+                    raise UsageError(f"the container's descriptor {fd} is a terminal that isn't its own",
+                                     hint="--shell-job leaves that out: restore --shell-job puts its caller's there")
+                yield fd, f"{TERMINAL}{info.st_rdev:x}:{info.st_dev:x}]"
 
     def _external_mounts(self) -> list[Value]:
         """(mount point in the container, name in the images) of what was mounted from outside."""

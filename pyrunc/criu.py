@@ -410,6 +410,17 @@ def need_feature(program: str, feature: str, what: str) -> None:
         raise PyruncError(f"criu can't do {what} here", hint=f"it, or this kernel, lacks {feature}")
 
 
+def knows_labels(images: str) -> bool:
+    """Whether the criu that wrote these images knew of a security module (inventory.img, lsmtype)."""
+    try:
+        with open(f"{images}/inventory.img", "rb") as file:
+            data = file.read(_MAX_ANSWER)
+    except OSError as error:
+        raise kernel_error(f"read {images}/inventory.img", error) from None
+    # Two magic numbers and the message's size, of four bytes each (criu.org/Images).
+    return Message(data[12:]).number(6) != 0
+
+
 # What went wrong
 
 

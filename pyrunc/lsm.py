@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 
-from .errors import ConfigError, KernelError, kernel_error
+from .errors import ConfigError, KernelError, UsageError, kernel_error
 from .linux.fs import SELINUX_MAGIC, statfs_type
 from .rootfs import openat2_proc
 
@@ -25,6 +25,7 @@ _APPARMOR = "/sys/module/apparmor/parameters/enabled"
 _SELINUXFS = ("/sys/fs/selinux", "/selinux")
 _UNLABELLED = ("", "kernel")  # /proc/self/attr/current before a policy was loaded
 _UNCONFINED = "unconfined"
+_LONGEST = 1 << 16
 
 #: File systems that have labels of their own, or where mqueue's way is another (see mounts.py).
 _NOT_BY_CONTEXT = frozenset(("proc", "sysfs", "mqueue", "cgroup", "cgroup2"))
@@ -52,6 +53,27 @@ def _read(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def current(proc: int, pid: int) -> str:
+    """What confines that process now: an AppArmor profile or an SELinux label, "" in a kernel without either.
+
+    `proc` is the host's procfs.
+    """
+    for path in ("attr/apparmor/current", "attr/current"):  # the second is the first module's, whichever that is
+        try:
+            fd = openat2_proc(proc, f"{pid}/{path}", os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            found = os.read(fd, _LONGEST).decode("utf-8", "surrogateescape").rstrip("\0\n")
+        except OSError:
+            continue  # EINVAL: the module is there and off
+        finally:
+            os.close(fd)
+        if found:
+            return found.partition(" (")[0]  # AppArmor's mode
+    return ""
 
 
 class Labels:
@@ -147,10 +169,25 @@ def _selinux_error(what: str, error: OSError) -> KernelError:
     return kernel_error(what, error, syscall="write", pointer="/process/selinuxLabel", hint=hint)
 
 
+def check_mount_context(context: str, option: str) -> None:
+    """Raises UsageError if mounts can't have that label here."""
+    if not selinux_enabled():
+        raise UsageError(f"{option} {context}: SELinux is disabled or not supported")
+    if not _is_known(context):
+        raise UsageError(f"{option} {context}: the policy that is loaded knows no such label")
+    if '"' in context or "\n" in context:
+        raise UsageError(f"{option} {context}: holds a quote or a newline")
+
+
 def _need_selinux(pointer: str, label: str) -> None:
     if not selinux_enabled():
         # runc's words.
         raise ConfigError(pointer, "selinux label is specified in config, but selinux is disabled or not supported")
+    if not _is_known(label):
+        raise ConfigError(pointer, f"the policy that is loaded knows no label {label}")
+
+
+def _is_known(label: str) -> bool:
     for place in _SELINUXFS:
         try:
             fd = os.open(f"{place}/context", os.O_WRONLY | os.O_CLOEXEC)
@@ -160,7 +197,8 @@ def _need_selinux(pointer: str, label: str) -> None:
                 os.close(fd)
         except OSError as error:
             if error.errno == errno.EINVAL:
-                raise ConfigError(pointer, f"the policy that is loaded knows no label {label}") from None
+                return False
+    return True
 
 
 def mount_label(linux: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 
-from . import console, handover
+from . import console, handover, lsm
 from . import criu as rpc
 from . import state as states
 from .bundle import load as load_bundle
@@ -28,6 +28,7 @@ from .cgroup_mounts import KeptOptions
 from .checkpoint import (
     DESCRIPTORS,
     NULL,
+    TERMINAL,
     CriuOptions,
     cgroup_binds,
     make_directory,
@@ -56,9 +57,12 @@ if TYPE_CHECKING:
 
     from .criu import Value
     from .lifecycle import Container, Report
+    from .spec.types import Process
 
 RESTORE_LOG = "restore.log"
+_WITHOUT_SELINUX = "selinux not supported by kernel"
 _LSM_SINCE = 31600  # before, criu took another profile for the one it had dumped
+_LSM_FIELDS = {"apparmor": "apparmorProfile", "selinux": "selinuxLabel"}
 _MAX_DESCRIPTORS = 65536
 
 
@@ -69,8 +73,17 @@ class RestoreOptions(CriuOptions):
 
     def __init__(self, *, lsm_profile: str = "", lsm_mount_context: str = "", **common: Any) -> None:
         super().__init__(**common)
+        kind, _, name = lsm_profile.partition(":")
+        if lsm_profile and not (name and kind in _LSM_FIELDS):
+            raise UsageError(f"--lsm-profile {lsm_profile}: is not TYPE:NAME", hint="TYPE is apparmor or selinux")
         self.lsm_profile = lsm_profile
         self.lsm_mount_context = lsm_mount_context
+
+    def relabel(self, process: Process) -> None:
+        """Put the profile or label that is asked for in the place of the one in config.json."""
+        kind, _, name = self.lsm_profile.partition(":")
+        if name:
+            process[_LSM_FIELDS[kind]] = name  # type: ignore[literal-required]
 
 
 def restore(bundle_path: str, container_id: str, root: str, options: CreateOptions, images: RestoreOptions,
@@ -84,10 +97,13 @@ def restore(bundle_path: str, container_id: str, root: str, options: CreateOptio
                          hint="run the command `pyrunc restore`")
     program = rpc.find(images.criu)
     stdio = _read_descriptors(images.image_path)
+    _check_terminals(stdio, images.shell_job)
     found = rpc.version(program)
     report("debug", f"{program} is version {found}")
     if images.lsm_profile or images.lsm_mount_context:
         rpc.need(found, _LSM_SINCE, "--lsm-profile and --lsm-mount-context")
+    if images.lsm_mount_context:
+        lsm.check_mount_context(images.lsm_mount_context, "--lsm-mount-context")
     directory = StateDir.claim(root, container_id)
     try:
         restoration = Restoration(directory, load_bundle(bundle_path), options, images, report)
@@ -121,6 +137,27 @@ def _read_descriptors(path: str) -> list[str]:
     return found
 
 
+def _streams_from_outside(stdio: list[str]) -> dict[str, int]:
+    """What the images call them, and the first of our standard streams in the place of each."""
+    entries: dict[str, int] = {}
+    for fd, name in enumerate(stdio[:3]):
+        if name.startswith(("pipe:", "file[", TERMINAL)):
+            entries.setdefault(name, fd)
+    return entries
+
+
+def _check_terminals(stdio: list[str], shell_job: bool) -> None:
+    """Raises UsageError unless there is one for each that the checkpoint has been without."""
+    for name, fd in _streams_from_outside(stdio).items():
+        if not name.startswith(TERMINAL):
+            continue
+        if not shell_job:
+            raise UsageError(f"the container's descriptor {fd} was a terminal that wasn't its own",
+                             hint="--shell-job gives it yours")
+        if not os.isatty(fd):
+            raise UsageError(f"--shell-job: descriptor {fd} is no terminal, and the container's was one")
+
+
 class Restoration(Creation):
     """One restore on its way."""
 
@@ -128,6 +165,8 @@ class Restoration(Creation):
 
     def __init__(self, directory: StateDir, bundle: Any, options: CreateOptions, images: RestoreOptions,
                  report: Report) -> None:
+        if (wanted := bundle.config.get("process")) is not None:
+            images.relabel(wanted)
         super().__init__(directory, bundle, options, [], report)
         self.images = images
         self.program = ""
@@ -169,17 +208,18 @@ class Restoration(Creation):
             answer = criu.call(rpc.request(rpc.RESTORE, wanted), lambda *what: self._notify(proc, *what))
             status = criu.finish()
             if not answer.number(2) or status:
-                raise rpc.failed("restore the container", images.log_path, RESTORE_LOG, answer)
+                failure = rpc.failed("restore the container", images.log_path, RESTORE_LOG, answer)
+                if _WITHOUT_SELINUX in failure.message:  # the kernel has it, that has been checked
+                    raise PyruncError(f"--lsm-profile {images.lsm_profile}: {self.program} was built without SELinux",
+                                      hint=failure.hint)
+                raise failure
         handover.write_pid_file(self.options.pid_file, self.pid)
 
     # What criu is asked for
 
     def _inherited(self) -> tuple[list[Value], list[int]]:
         """(key, criu's descriptor) of what is handed to criu, and ours: standard streams from outside, namespaces."""
-        entries: dict[str, int] = {}
-        for fd, name in enumerate(self.was[:3]):
-            if name.startswith(("pipe:", "file[")):
-                entries.setdefault(name, fd)
+        entries = _streams_from_outside(self.was)
         for join in self.namespaces.joins:
             if join.flag in (k.CLONE_NEWNET, k.CLONE_NEWPID):
                 entries[namespace_key(TYPES[join.type][1])] = join.fd
@@ -310,6 +350,8 @@ class Restoration(Creation):
             console.send_descriptor(self.console_fd, fd, "/dev/pts/ptmx")
         elif point == "post-restore":
             self._restored(pid)
+        elif point == "pre-resume":
+            self._check_label(proc)
 
     def _restored(self, pid: int) -> None:
         data = self.container.data
@@ -320,6 +362,25 @@ class Restoration(Creation):
         self._delegate()
         data.update({"pid": pid, "start_time": process_start(pid), "cgroup": self.cgroup.to_data()})
         self.container.directory.write_state(data, durable=True)
+
+
+    def _check_label(self, proc: int) -> None:
+        """Before it goes on: criu leaves a label out that it knows nothing of, and the process has criu's own then.
+
+        Raises PyruncError when that is not the one in config.json, or of --lsm-profile.
+        """
+        labels = self.process.labels if self.process is not None else None
+        wanted = (labels.apparmor or labels.selinux) if labels is not None else ""
+        found = lsm.current(proc, self.pid)
+        assert self.criu is not None
+        if not wanted or found == wanted or found != lsm.current(proc, self.criu.pid):
+            return  # one of its own: it may have changed to that itself
+        # All are stopped by criu still: none runs a step without its label.  Criu goes too: the init waits for the
+        # end of what criu traces, and criu would for the init's.
+        for pid in (self.pid, self.criu.pid):
+            os.kill(pid, 9)  # our children
+        raise PyruncError(f"criu has restored the container as {found}, not as {wanted}",
+                          hint="the checkpoint holds no label: it had none, or criu there knew nothing of labels")
 
 
 def _bind(step: BindMount, root: RootFs) -> None:

@@ -189,6 +189,17 @@ def test_a_feature_that_is_missing(tmp_path: Path) -> None:
         criu.need_feature(program, "lazy_pages", "lazy pages")
 
 
+def test_whether_it_knows_labels(tmp_path: Path) -> None:
+    """inventory.img, as criu.org/Images describes it: two numbers, the message's size, the message."""
+    for fields, known in (([(1, 2), (6, 0)], False), ([(1, 2), (6, 1)], True), ([(1, 2)], False)):
+        message = criu.encode(fields)
+        (tmp_path / "inventory.img").write_bytes(bytes(8) + len(message).to_bytes(4, "little") + message)
+        assert criu.knows_labels(str(tmp_path)) is known
+    (tmp_path / "inventory.img").unlink()
+    with pytest.raises(PyruncError, match=r"inventory\.img: .*ENOENT"):
+        criu.knows_labels(str(tmp_path))
+
+
 def test_finding_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In PATH, and where it is installed for a caller without PATH; a relative entry is nobody's program."""
     monkeypatch.setattr(criu, "_PATH", str(tmp_path / "sbin"))

@@ -7,6 +7,8 @@ What is restored counts on: each number is in a shell variable of the container'
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from conformance.checks import Table, wait_for
@@ -48,12 +50,19 @@ class Counter:
 PODMAN: Table[Engine] = Table()
 
 
-@PODMAN.check("checkpoint, restore: a counter goes on", "exited running, each number once", timeout=120)
-def _(podman: Engine) -> str:
+@contextmanager
+def counting(podman: Engine, script: str = COUNTER) -> Iterator[tuple[str, Counter]]:
+    """A container that has begun to count, until the end of the block."""
     where = podman.directory(0o777)
     counter = Counter(where)
-    with podman.container("--network", "none", "-v", f"{where}:/v", IMAGE, "sh", "-c", COUNTER) as name:
+    with podman.container("--network", "none", "-v", f"{where}:/v", IMAGE, "sh", "-c", script) as name:
         counter.go_on()
+        yield name, counter
+
+
+@PODMAN.check("checkpoint, restore: a counter goes on", "exited running, each number once", timeout=120)
+def _(podman: Engine) -> str:
+    with counting(podman) as (name, counter):
         podman("container", "checkpoint", name)
         status = podman.inspect(name, "{{.State.Status}}")
         podman("container", "restore", name)
@@ -63,10 +72,7 @@ def _(podman: Engine) -> str:
 
 @PODMAN.check("checkpoint --leave-running", "running, each number once", timeout=120)
 def _(podman: Engine) -> str:
-    where = podman.directory(0o777)
-    counter = Counter(where)
-    with podman.container("--network", "none", "-v", f"{where}:/v", IMAGE, "sh", "-c", COUNTER) as name:
-        counter.go_on()
+    with counting(podman) as (name, counter):
         podman("container", "checkpoint", "--leave-running", name)
         counter.go_on()
         return f"{podman.inspect(name, '{{.State.Status}}')}, {counter.verdict()}"
@@ -75,12 +81,8 @@ def _(podman: Engine) -> str:
 @PODMAN.check("checkpoint --export, restore --import: another container, with what it wrote",
               "kept, each number once", timeout=120)
 def _(podman: Engine) -> str:
-    where = podman.directory(0o777)
-    counter = Counter(where)
-    archive = where / "archive.tar.gz"
-    with podman.container("--network", "none", "-v", f"{where}:/v", IMAGE, "sh", "-c",
-                          f"echo kept >/kept; {COUNTER}") as name:
-        counter.go_on()
+    archive = podman.directory() / "archive.tar.gz"
+    with counting(podman, f"echo kept >/kept; {COUNTER}") as (name, counter):
         podman("container", "checkpoint", "--export", archive, name)
     other = podman.name()
     podman("container", "restore", "--import", archive, "--name", other)

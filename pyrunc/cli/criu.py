@@ -20,7 +20,8 @@ PATHS = (
 OPTIONS = (
     Option("tcp-established", help="allow TCP connections"),
     Option("ext-unix-sk", help="allow unix sockets whose other end is outside"),
-    Option("shell-job", help="allow a terminal that is the caller's, not the container's own"),
+    Option("shell-job", help="leave out a terminal that isn't the container's own; restore puts the "
+                             "caller's in its place"),
     Option("file-locks", help="keep file locks"),
     Option("manage-cgroups-mode", kind="text", metavar="soft|full|strict|ignore",
            help="what criu keeps and restores of cgroups that the container made (default: soft)"),

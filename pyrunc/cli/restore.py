@@ -23,7 +23,7 @@ OPTIONS = (
     Option("no-pivot", help="taken for runc's sake: criu enters the root in its own way"),
     *criu.OPTIONS,
     Option("lsm-profile", kind="text", metavar="TYPE:NAME",
-           help="another AppArmor profile or SELinux label than it had"),
+           help="another AppArmor profile (apparmor:NAME) or SELinux label (selinux:NAME) than it had"),
     Option("lsm-mount-context", kind="text", metavar="CONTEXT", help="another SELinux context for its mounts"),
 )
 ARGUMENTS = criu.ARGUMENTS

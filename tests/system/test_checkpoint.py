@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from support import Bundle, Host, Runtime, wait_for
 
+from pyrunc.criu import VERSION, encode
+
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i >>/count; sleep 0.1; done"
 
 
@@ -125,6 +127,50 @@ def test_restore_of_a_doctored_checkpoint(runtime: Runtime, bundle: Bundle, host
     result = runtime("restore", "--image-path", tmp_path, "--bundle", bundle.path, container)
     assert result.code == 1 and len(result.errors) == 1 and str(tmp_path) in result.err, result
     assert runtime("state", container).code == 1
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (("--lsm-profile", "web"), "--lsm-profile web: is not TYPE:NAME (TYPE is apparmor or selinux)"),
+    (("--lsm-profile", "apparmor:"), "--lsm-profile apparmor:: is not TYPE:NAME"),
+    (("--lsm-profile", "smack:web"), "--lsm-profile smack:web: is not TYPE:NAME"),
+    ((), "the container's descriptor 0 was a terminal that wasn't its own (--shell-job gives it yours)"),
+    (("--shell-job",), "--shell-job: descriptor 0 is no terminal, and the container's was one"),
+], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+def test_restore_of_what_cannot_be_given(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path,
+                                         options: tuple[str, ...], message: str) -> None:
+    """Before anything is made: a wrong profile, a terminal that the images are without."""
+    bundle.save()
+    (tmp_path / "descriptors.json").write_text('["tty[8800:17]","tty[8800:17]","/dev/null"]')
+    container = runtime.new_id()
+    result = runtime("restore", "--image-path", tmp_path, "--bundle", bundle.path, *options, container)
+    assert result.code == 1 and len(result.errors) == 1 and message in result.err, result
+    assert list(runtime.root.iterdir()) == []
+
+
+OLD = f"""#!/usr/bin/python3
+import socket, sys
+connection = socket.socket(fileno=int(sys.argv[2]))
+connection.recv(65536)
+connection.send({encode([(1, VERSION), (2, True), (10, ((1, 3), (2, 15)))])!r})
+"""
+
+
+@pytest.mark.parametrize("option", [("--lsm-profile", "apparmor:web"),
+                                    ("--lsm-mount-context", "system_u:object_r:container_file_t:s0")],
+                         ids=lambda option: option[0])
+def test_restore_with_a_criu_that_is_too_old(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path,
+                                             option: tuple[str, str]) -> None:
+    """Before 3.16 it took another profile's place, or knew nothing of the context."""
+    bundle.save()
+    (tmp_path / "descriptors.json").write_text("[]")
+    (tmp_path / "criu").write_text(OLD)
+    (tmp_path / "criu").chmod(0o755)
+    container = runtime.new_id()
+    result = runtime("--criu", tmp_path / "criu", "restore", "--image-path", tmp_path, "--bundle", bundle.path, *option,
+                     container)
+    assert result.code == 1 and result.errors == [
+        f"pyrunc: restore {container}: --lsm-profile and --lsm-mount-context need criu 3.16 or later, and this is 3.15"]
+    assert list(runtime.root.iterdir()) == []
 
 
 def test_restore_that_fails_leaves_nothing(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:

@@ -38,6 +38,12 @@ def machine() -> str:
     return MACHINE
 
 
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Where a checkpoint may be put."""
+    return tmp_path / "images"
+
+
 @pytest.fixture(scope="session")
 def blank_disk() -> Path:
     """A disk to write to; what it holds is gone after the run."""

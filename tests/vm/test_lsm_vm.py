@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AppArmor, in a kernel that has it: a profile that denies, in create and in exec, and one that isn't there."""
+"""AppArmor, in a kernel that has it: a profile that denies, in create, exec and restore, and one that isn't there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Bundle, Host, Runtime
+from checkpoints import COUNTER, Counter, checkpoint, is_gone, restore, start
+from support import Bundle, Host, Runtime, wait_for
 
 pytestmark = pytest.mark.vm
 
@@ -109,3 +110,68 @@ def test_selinux_is_not_there(runtime: Runtime, files: Bundle, host: Host) -> No
     result = runtime.run(files, "true")
     assert result.code == 1 and result.err.strip().endswith(
         "/process/selinuxLabel: selinux label is specified in config, but selinux is disabled or not supported"), result
+
+
+#: Says what it can read, once for each time that it is asked.
+ANSWER = "if [ -e /asked ]; then rm /asked; cat /etc/one /etc/two >/answer 2>/dev/null; mv /answer /answered; fi;"
+
+
+def confinement(pid: int) -> str:
+    return Path(f"/proc/{pid}/attr/apparmor/current").read_text().rstrip("\n")
+
+
+def test_a_checkpoint_keeps_it_or_takes_another(runtime: Runtime, files: Bundle, host: Host, images: Path,
+                                                profile: tuple[str, str]) -> None:
+    """What is restored is under the profile that it had, or that of --lsm-profile, and goes on under it."""
+    files.process["apparmorProfile"] = profile[0]
+    counter = Counter(files)
+    container = start(runtime, files, COUNTER.replace("sleep", f"{ANSWER} sleep"))
+
+    def readable() -> str:
+        (files.rootfs / "asked").touch()
+        answered = files.rootfs / "answered"
+        wait_for(answered.exists, "an answer", 60)
+        text = answered.read_text()
+        answered.unlink()
+        return text
+
+    counter.reach()
+    assert readable() == "what is in two\n"
+    checkpoint(runtime, container, images)
+    last = counter.check()
+    other = ("--lsm-profile", f"apparmor:{profile[1]}")
+    for options, name, seen in ((), profile[0], "two"), (other, profile[1], "one"):
+        counter.path.write_text("".join(f"{number}\n" for number in range(1, last + 1)))
+        restore(runtime, files, container, images, *options)
+        assert confinement(runtime.state(container)["pid"]) == f"{name} (enforce)"
+        counter.reach()
+        assert readable() == f"what is in {seen}\n"
+        assert runtime("delete", "--force", container).code == 0
+
+
+def test_a_profile_that_a_restore_cannot_take(runtime: Runtime, files: Bundle, host: Host, images: Path,
+                                              profile: tuple[str, str]) -> None:
+    """One clear line, and nothing is left; above all, nothing runs unconfined that was to be confined."""
+    counter = Counter(files)
+    container = start(runtime, files)
+    counter.reach()
+    checkpoint(runtime, container, images)
+    last = counter.check()
+    words = ("restore", "--detach", "--image-path", images, "--bundle", files.path, container)
+    for option, message in (
+            (profile[0], f"--lsm-profile {profile[0]}: is not TYPE:NAME (TYPE is apparmor or selinux)"),
+            (f"smack:{profile[0]}", f"--lsm-profile smack:{profile[0]}: is not TYPE:NAME"),
+            ("selinux:system_u:system_r:container_t:s0", "selinux is disabled or not supported"),
+            # criu passes over the profile where there was none, and restores it unconfined.
+            (f"apparmor:{profile[0]}", f"criu has restored the container as unconfined, not as {profile[0]}")):
+        refused = runtime(*words, "--lsm-profile", option, timeout=120)
+        assert refused.code == 1 and len(refused.errors) == 1 and message in refused.err, refused
+        assert is_gone(runtime, container)
+    context = runtime(*words, "--lsm-mount-context", "system_u:object_r:container_file_t:s0")
+    assert context.code == 1 and len(context.errors) == 1, context
+    assert "--lsm-mount-context system_u:object_r:container_file_t:s0: SELinux is disabled" in context.err
+    files.process["apparmorProfile"] = profile[0]  # by now
+    files.save()
+    refused = runtime(*words, timeout=120)
+    assert refused.code == 1 and f"criu has restored the container as unconfined, not as {profile[0]}" in refused.err
+    assert is_gone(runtime, container) and counter.check() == last

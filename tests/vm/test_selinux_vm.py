@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkpoints import COUNTER, Counter, checkpoint, is_gone, restore, start
 from support import Bundle, Host, Runtime, wait_for
 
 pytestmark = pytest.mark.vm_selinux
@@ -21,6 +22,7 @@ SELINUXFS = Path("/sys/fs/selinux")
 PROCESS = "system_u:system_r:container_t:s0:c1,c2"
 OTHER = "system_u:system_r:other_t:s0"
 FILES = "system_u:object_r:container_file_t:s0:c1,c2"
+OTHER_FILES = "system_u:object_r:container_file_t:s0"
 SECRET = "system_u:object_r:secret_t:s0"
 POLICY = """
 (handleunknown allow)
@@ -198,3 +200,43 @@ def test_apparmor_is_not_there(runtime: Runtime, files: Bundle, host: Host) -> N
     files.process["apparmorProfile"] = "pyrunc-nothing"
     result = runtime.run(files, "true")
     assert result.code == 1 and "AppArmor is disabled or not supported" in result.err
+
+
+def test_a_checkpoint_would_lose_the_label(runtime: Runtime, files: Bundle, host: Host, images: Path) -> None:
+    """Debian's criu is built without SELinux: the container runs on, instead of coming back without its label."""
+    files.process["selinuxLabel"] = PROCESS
+    counter = Counter(files)
+    container = start(runtime, files)
+    counter.reach()
+    refused = runtime("checkpoint", "--image-path", images, container, timeout=120)
+    assert refused.code == 1 and len(refused.errors) == 1, refused
+    assert f"criu leaves the label {PROCESS} out, which would be lost on restore" in refused.err
+    assert runtime.state(container)["status"] == "running"
+    counter.reach()
+    assert label(f"/proc/{runtime.state(container)['pid']}/attr/current") == PROCESS
+
+
+def test_a_restore_with_another_mount_label(runtime: Runtime, files: Bundle, host: Host, images: Path) -> None:
+    """--lsm-mount-context takes the place of mountLabel; --lsm-profile is beyond Debian's criu, and says so."""
+    files.linux["mountLabel"] = FILES
+    files.mount("tmpfs", "/mnt", type="tmpfs", options=[])
+    counter = Counter(files)
+    container = start(runtime, files, "touch /mnt/made; " + COUNTER)
+    counter.reach()
+    assert of_file(f"/proc/{runtime.state(container)['pid']}/root/mnt/made") == FILES
+    checkpoint(runtime, container, images)
+    words = ("restore", "--detach", "--image-path", images, "--bundle", files.path, container)
+    for option, value, message in (
+            ("--lsm-profile", f"selinux:{PROCESS}", f"--lsm-profile selinux:{PROCESS}: "),
+            ("--lsm-profile", "selinux:system_u:system_r:nobody_t:s0", "the policy that is loaded knows no label "),
+            ("--lsm-mount-context", "system_u:object_r:nothing_t:s0", "the policy that is loaded knows no such label")):
+        refused = runtime(*words, option, value, timeout=120)
+        assert refused.code == 1 and len(refused.errors) == 1 and message in refused.err, refused
+        assert "was built without SELinux" in refused.err or option != "--lsm-profile" or "nobody_t" in value, refused
+        assert is_gone(runtime, container)
+    restore(runtime, files, container, images, "--lsm-mount-context", OTHER_FILES)
+    counter.reach()
+    root = Path(f"/proc/{runtime.state(container)['pid']}/root")
+    for path in ("mnt", "mnt/made", "dev", "dev/null", "dev/shm"):
+        assert of_file(root / path) == OTHER_FILES, path
+    assert of_file(root / "etc/open") == "system_u:object_r:file_t:s0"
