@@ -16,8 +16,11 @@ import pytest
 from checkpoints import COUNTER, Counter, checkpoint, is_gone, restore, start
 from support import Bundle, Host, Runtime, wait_for
 
+from pyrunc.linux.syscall import call
+
 pytestmark = pytest.mark.vm_selinux
 
+KEYCTL_GET_SECURITY = 17  # keyctl_get_security(3)
 SELINUXFS = Path("/sys/fs/selinux")
 PROCESS = "system_u:system_r:container_t:s0:c1,c2"
 OTHER = "system_u:system_r:other_t:s0"
@@ -158,6 +161,19 @@ def test_mounts_have_their_label(runtime: Runtime, files: Bundle, host: Host) ->
         assert of_file(root / path) == FILES, path
     assert of_file(root / "etc/open") == "system_u:object_r:file_t:s0"
     assert label(f"/proc/{pid}/attr/current") == PROCESS
+
+
+@pytest.mark.parametrize("name", [PROCESS, ""], ids=["with a label", "without one"])
+def test_its_keyring_has_its_label(runtime: Runtime, files: Bundle, host: Host, name: str) -> None:
+    """The session keyring that create makes: what reads the program's keys has to be let by the same rules."""
+    files.process["selinuxLabel"] = name
+    container = runtime.create(files.args("sleep", "1000"))
+    lines = [line.split() for line in Path("/proc/keys").read_text().splitlines()]
+    serial, = (int(words[0], 16) for words in lines if f"_ses.{container}:" in words)
+    buffer = bytearray(256)
+    length = call("keyctl", KEYCTL_GET_SECURITY, serial, buffer, len(buffer))
+    assert buffer[:length - 1].decode() == (name or "system_u:system_r:kernel_t:s0")
+    assert label("/proc/self/attr/keycreate") == ""
 
 
 def test_exec(runtime: Runtime, files: Bundle, host: Host) -> None:
