@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 
 import pyrunc
-from pyrunc.linux import _syscall_ctypes, fs, mount, netlink, nr, process
+from pyrunc.linux import _syscall_ctypes, fs, loopdevice, mount, netlink, nr, process
 
 PACKAGE = Path(pyrunc.__file__).parent
 #: What arm64's own header defines before it includes the generic one.
@@ -29,11 +29,12 @@ UNISTD = {
 }
 HEADERS = ("linux/mount.h", "linux/sched.h", "linux/prctl.h", "linux/keyctl.h", "linux/openat2.h", "linux/magic.h",
            "linux/fcntl.h", "linux/nsfs.h", "linux/ioprio.h", "linux/netlink.h", "linux/rtnetlink.h", "linux/if_link.h",
-           "linux/if_addr.h", "linux/capability.h")
+           "linux/if_addr.h", "linux/capability.h", "linux/loop.h")
 #: As pyrunc packs them, and what the kernel calls them.
 STRUCTURES = {
     "mount_attr": "=QQQQ", "open_how": "=QQQ", "sched_attr": "=IIQiIQQQII", "__user_cap_header_struct": "=Ii",
     "rlimit64": "=QQ", "nlmsghdr": "=IHHII", "ifinfomsg": "=BxHiII", "ifaddrmsg": "=BBBBi", "rtattr": "=HH",
+    "loop_config": loopdevice.CONFIG,
 }
 
 
@@ -78,18 +79,18 @@ def test_every_call_that_is_made_has_a_number() -> None:
     assert made <= set(nr.TABLES["x86_64"])
 
 
-@pytest.mark.parametrize("module", [mount, process, fs, netlink], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [mount, process, fs, netlink, loopdevice], ids=lambda module: module.__name__)
 def test_constants(tmp_path: Path, module: ModuleType) -> None:
     """Each name that the headers define too has the headers' value."""
     ours = {name: value for name, value in vars(module).items()
             if name.isupper() and isinstance(value, int) and not name.startswith("_")}
     includes = [f"#include <{header}>" for header in HEADERS]
     found = ask(tmp_path, includes, {name: name for name in ours})
-    enumerated = [name for name in ours if name.startswith(("IFLA_", "IFA_", "RTM_", "RT_SCOPE_"))
+    enumerated = [name for name in ours if name.startswith(("IFLA_", "IFA_", "RTM_", "RT_SCOPE_", "LO_FLAGS_"))
                   and not name.startswith("IFA_F_") and name not in found]
     found |= ask(tmp_path, includes, {name: f"(int){name}" for name in enumerated})
     assert {name: ours[name] for name in found} == found
-    assert len(found) >= {mount: 40, process: 25, fs: 10, netlink: 25}[module]
+    assert len(found) >= {mount: 40, process: 25, fs: 10, netlink: 25, loopdevice: 5}[module]
 
 
 def test_structures(tmp_path: Path) -> None:

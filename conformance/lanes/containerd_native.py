@@ -103,3 +103,19 @@ def _(lane: containerd.Containerd) -> str:
         lane.cri.wait()
         program = Path(f"/proc/{lane.shim_of(pod.id)}/cmdline").read_text().split("\0")[0]
         return f"{os.path.basename(program)}: {ends.wait()}, {stays.state()} {stays.sh('echo hello')}"
+
+
+@check("CRI: a pod's shim is killed: nothing is left of its containers, another pod can be made",
+       "exited, nothing, again")
+def _(lane: containerd.Containerd) -> str:
+    with lane.cri.pod() as pod:
+        containers = [pod.container("sleep", "4712"), pod.container("sleep", "4713")]
+        os.kill(lane.shim_of(pod.id), signal.SIGKILL)
+        for container in containers:
+            container.wait()
+        wait_for(lambda: lane.command("pgrep", "-f", "sleep 471[23]").code == 1, "the processes to die")
+        names = " -o ".join(f"-name *{name}*" for name in (pod.id, *(container.id for container in containers))).split()
+        wait_for(lambda: not lane.must("find", "/sys/fs/cgroup", "-type", "d", *names), "the cgroups' end")
+        left = lane.must("find", "/run/containerd/pyrunc", *names) or "nothing"
+    with lane.cri.pod() as pod:
+        return f"exited, {left}, {pod.container().sh('echo again')}"

@@ -47,7 +47,11 @@ def mount(bundle: str, mounts: Iterable[Mount]) -> None:
 
 
 def _mount(root: str, entry: Mount) -> None:
-    options = mountopts.parse(list(entry.options), "")
+    words = list(entry.options)
+    loops = "loop" in words
+    if loops:  # mount(8) has it so, and containerd's snapshotter of images of file systems
+        words = [word for word in words if word not in ("loop", "direct-io")]
+    options = mountopts.parse(words, "")
     what = f"mount {entry.type} {entry.source} on {root}/{entry.target}".rstrip("/")
     data = options.data_string() or ""
     target = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -66,6 +70,15 @@ def _mount(root: str, entry: Mount) -> None:
                     k.mount_setattr(made, set_=options.set, clear=options.clear)
                 finally:
                     os.close(made)
+        elif loops:
+            from pyrunc.linux import loopdevice
+
+            device, path = loopdevice.attach(entry.source, read_only=options.read_only,
+                                             direct="direct-io" in entry.options)
+            try:
+                k.mount(path, place, entry.type, flags, data or None)
+            finally:
+                os.close(device)
         else:
             if len(data) >= _PAGE:
                 data = _shorten(data)

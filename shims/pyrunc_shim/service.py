@@ -10,7 +10,7 @@ import errno
 import os
 
 from pyrunc._version import __version__
-from pyrunc.errors import ContainerNotFound, PyruncError
+from pyrunc.errors import ContainerError, ContainerNotFound, PyruncError
 from pyrunc.lifecycle import Container
 from pyrunc.state import check_id
 
@@ -118,6 +118,8 @@ class Service:
         task = self._task(request.id)
         try:
             return m.StatsResponse(stats=metrics.metrics(task.container.cgroup if task.container else None))
+        except ContainerError as error:  # without a cgroup; containerd 2.3 asks often, and logs every other answer
+            raise _failure(error, code=ttrpc.NOT_FOUND) from None
         except PyruncError as error:
             raise _failure(error) from None
 

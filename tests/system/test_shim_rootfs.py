@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Roots whose snapshots have their ids mapped (the options uidmap and gidmap), as containerd 2 has pods with users."""
+"""The roots of containerd's snapshotters: with mapped ids, as pods with user namespaces have them; in a file."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,23 @@ def test_what_a_killed_worker_left_is_unmounted_by_delete(box: Box) -> None:
     os.kill(pid, signal.SIGKILL)
     assert program(bundle, "c1", box.events, "-bundle", str(bundle), "delete").returncode == 0
     wait_for(lambda: str(bundle) not in Path("/proc/self/mountinfo").read_text(), "the layers to be unmounted")
+
+
+@pytest.mark.parametrize("mode", ["rw", "ro"])
+def test_an_image_of_a_file_system(box: Box, mode: str) -> None:
+    """The option loop, of the snapshotter blockfile: the device is free again when the container is deleted."""
+    bundle = box.make_bundle("c1").args("touch /made 2>&1; grep ' / ' /proc/self/mounts | cut -d ' ' -f 1,3")
+    bundle.config["root"]["readonly"] = False
+    bundle.save()
+    image = box.tmp_path / "image"
+    subprocess.run(["mkfs.ext4", "-q", "-d", bundle.rootfs, image, "16m"], check=True)
+    shutil.rmtree(bundle.rootfs)
+    bundle.rootfs.mkdir()
+    lines = seen(box, m.Mount(type="ext4", source=str(image), options=[mode, "loop"]))
+    device, kind = lines[-1].split()
+    assert kind == "ext4" and lines[:-1] == ([] if mode == "rw" else ["touch: /made: Read-only file system"])
+    backing = Path("/sys/block", Path(device).name, "loop/backing_file")
+    wait_for(lambda: not backing.exists() or str(image) not in backing.read_text(), "the device to be free")
 
 
 def test_options_that_are_wrong() -> None:
