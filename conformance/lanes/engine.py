@@ -16,12 +16,19 @@ from conformance.lanes.base import Done, Lane, output
 IMAGE = image.NAME
 
 
+def has_apparmor() -> bool:
+    """Whether this kernel confines programs by AppArmor."""
+    parameter = Path("/sys/module/apparmor/parameters/enabled")
+    return parameter.exists() and parameter.read_text().startswith("Y")
+
+
 class Engine(Lane):
     """A docker-like command line; `words` are its own and its global options."""
 
     words: list[str | Path]
     bridge: tuple[str, ...] = ()  # options for its bridge network
-    allow_mount: tuple[str, ...] = ()  # options that mount(2) takes besides CAP_SYS_ADMIN
+    #: Options that mount(2) takes besides CAP_SYS_ADMIN: the engines' AppArmor profiles deny it.
+    allow_mount: tuple[str, ...] = ("--security-opt", "apparmor=unconfined") if has_apparmor() else ()
     tells_oom = True
     exec_missing = "127"  # exit code of an exec whose program isn't there
 

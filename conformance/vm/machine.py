@@ -44,6 +44,7 @@ mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 mount -t tmpfs -o mode=755 run /run
 mkdir -p /run/lock
 ip link set lo up
+modprobe fuse
 hostname pyrunc-vm
 /bin/sh {initramfs.JOB}/command </dev/null
 echo o >/proc/sysrq-trigger
