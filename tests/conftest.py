@@ -17,6 +17,7 @@ from typing import Any
 import machines
 import pytest
 from attacks import collect, write_table
+from reachable import open_to_all
 from support import GLIBCS_OWN, PYRUNC, Bundle, Host, Runtime, make_rootfs
 
 from pyrunc.linux.syscall import call
@@ -27,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the long figures")
     parser.addoption("--attack-table", metavar="FILE", type=Path,
                      help="write what tests/system/security has shown into this document's table")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.geteuid() == 0:
+        open_to_all(config.rootpath)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
