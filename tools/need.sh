@@ -29,7 +29,7 @@ if ! command -v apt-get >/dev/null; then
 	echo "need.sh: please install what this system calls:$missing" >&2
 	exit 1
 fi
-echo "installing$missing" >&2
+echo "installing$missing${optional:+ (and, where the release has them,$optional)}" >&2
 export DEBIAN_FRONTEND=noninteractive
 # The lists are only fetched when something is missing, and only once.
 log=$(mktemp)
