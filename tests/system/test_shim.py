@@ -315,6 +315,14 @@ def test_pause_resume_pids_stats_update(box: Box) -> None:
     assert box.events.topics("c1") == ["create", "start", "exec-added", "exec-started", "paused", "resumed"]
 
 
+def test_nothing_is_counted_without_a_cgroup(box: Box) -> None:
+    """Of a container that will be restored, when it is started: containerd 2.3 asks often, and logs other answers."""
+    shim = box.run("c1", "true", start=False, checkpoint="/nosuch")
+    with pytest.raises(RpcError, match="nobody counts") as raised:
+        shim.call("Stats", m.StatsRequest(id="c1"), m.StatsResponse)
+    assert raised.value.code == ttrpc.NOT_FOUND
+
+
 def test_bad_requests(box: Box) -> None:
     """One clear error each, with the code that clients look at, and nothing left."""
     shim = box.run("c1", "sleep 1000")
