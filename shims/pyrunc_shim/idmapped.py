@@ -54,7 +54,8 @@ def remap(path: str, target: str, mappings: dict[str, list[IDMapping]], attribut
     try:
         tree = k.open_tree(AT_FDCWD, path)
         try:
-            k.mount_setattr(tree, set_=k.MOUNT_ATTR_IDMAP | attributes, propagation=k.MS_PRIVATE, userns_fd=namespace)
+            idmap.apply(tree, idmap.IDMap(mappings, "", False), namespace, path, path, "")
+            k.mount_setattr(tree, set_=attributes, propagation=k.MS_PRIVATE)
             place = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 k.move_mount(tree, place)

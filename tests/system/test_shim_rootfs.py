@@ -100,6 +100,17 @@ def test_a_mount_that_fails_leaves_nothing(box: Box) -> None:
     assert str(box.tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
+def test_a_file_system_whose_ids_cannot_be_mapped(box: Box) -> None:
+    """sysfs, for one; the error says so, and nothing stays."""
+    root = prepare(box, 1, None)
+    root.source = "/sys"
+    bundle = box.tmp_path / "c1"
+    shim = box.launch("c1", bundle)
+    with pytest.raises(RpcError, match=r"map the ids of /.*/rootfs.*EINVAL.*this kernel can't map the ids of sysfs"):
+        shim.create("c1", bundle, box.root, rootfs=[root])
+    assert str(box.tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
 def test_what_a_killed_worker_left_is_unmounted_by_delete(box: Box) -> None:
     """Layers that are mounted while the root is; containerd removes what is in the bundle next."""
     prepare(box, 1, None)
