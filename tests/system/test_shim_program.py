@@ -20,11 +20,12 @@ from pyrunc_shim import options, starting, ttrpc
 from pyrunc_shim.arguments import Arguments
 from pyrunc_shim.ttrpc import RpcError
 from shim_client import NAMESPACE, SHIM, Shim, program
+from support import wait_for
 
 from pyrunc import __version__
 from pyrunc.errors import PyruncError, UsageError
 
-from .test_shim import Box, box, events
+from .test_shim import Box, box, events, gone
 
 __all__ = ["box", "events"]
 
@@ -119,6 +120,7 @@ def test_a_socket_whose_shim_is_dead_is_taken_over(box: Box) -> None:
     shim = box.launch("c1", bundle.path)
     pid = shim.pid()
     os.kill(pid, 9)
+    wait_for(lambda: gone(pid), "the shim to be dead")  # until then the kernel takes connections for it
     again = box.launch("c1", bundle.path)
     assert again.address == shim.address and again.pid() != pid
 
