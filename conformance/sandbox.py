@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conformance import reachable
 from conformance.errors import Unavailable
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -291,6 +292,7 @@ def main(arguments: Sequence[str]) -> int:
 
         try:
             furnish(Path(scratch), how)
+            reachable.open_up(Path(words[1]))
             status = lanes.main(Room(Path(scratch), how), words, report)
         except Unavailable as error:
             report({"unavailable": str(error)})
