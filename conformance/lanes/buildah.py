@@ -17,6 +17,11 @@ from conformance.sandbox import PATH, SUB_IDS, USER_ID, Room
 
 IMAGE = image.NAME
 
+LIMITS = """\
+[containers]
+default_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]
+"""
+
 
 class Buildah(Lane):
     needs = ("buildah",)
@@ -27,6 +32,9 @@ class Buildah(Lane):
         # `export NAME=VALUE`, as docs/integrations.md has it.
         name, _, value = snippets.snippet("Buildah", self.runtime).removeprefix("export ").strip().partition("=")
         self.environment[name] = value
+        # Newer ones raise the limits otherwise, for which root may lack the capability.
+        (self.scratch / "containers.conf").write_text(LIMITS)
+        self.environment["CONTAINERS_CONF"] = str(self.scratch / "containers.conf")
         self.words = ["buildah", "--root", str(self.scratch / "root"), "--runroot", str(self.scratch / "runroot"),
                       "--storage-driver", "overlay"]
         self("pull", "-q", f"docker-archive:{archive}")

@@ -183,10 +183,11 @@ def _(engine: Engine) -> str:
         return engine.sh(name, "echo $(grep Seccomp: /proc/self/status | cut -f 2) $(mkdir /x 2>&1)")
 
 
-@check("--device", "fuse opens|and not without", short=True)
+@check("--device", "given opens|and not without", short=True)
 def _(engine: Engine) -> str:
-    script = "mknod /mine c 10 229; ( : <>{} ) 2>/dev/null && echo {} || echo {}"
-    given = engine.script(script.format("/dev/given", "fuse opens", "refused"), "--device", "/dev/fuse:/dev/given")
+    device, number = engine.device
+    script = f"mknod /mine c {number}; ( : <>{{}} ) 2>/dev/null && echo {{}} || echo {{}}"
+    given = engine.script(script.format("/dev/given", "given opens", "refused"), "--device", f"{device}:/dev/given")
     without = engine.script(script.format("/mine", "opens", "and not without"))
     return f"{given}|{without}"
 

@@ -39,6 +39,8 @@ class Podman(Engine):
         self.environment[QUIET] = "1"
         release = re.search(r"\d+", self.must("podman", "--version"))
         self.release = int(release[0]) if release else 4
+        if self.release >= 5:
+            self.device = ("/dev/loop-control", "10 237")
         archive = self.scratch / "busybox.tar"
         image.write(archive)
         self.words = ["podman", "--root", self.scratch / "root", "--runroot", self.scratch / "runroot",
@@ -75,8 +77,8 @@ class Podman(Engine):
         """Podman as an ordinary user."""
         home = self.scratch / "user"
         command = self.as_user(f"CONTAINERS_CONF={self.scratch / 'containers.conf'}", f"{QUIET}=1", "podman",
-                               "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", self.runtime,
-                               *words)
+                               "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
+                               "--runtime", self.runtime, *words)
         if not (home / "busybox.tar").exists():
             shutil.copy(self.scratch / "busybox.tar", home)
             os.chown(home / "busybox.tar", USER_ID, USER_ID)
