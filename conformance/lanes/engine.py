@@ -29,7 +29,6 @@ class Engine(Lane):
     bridge: tuple[str, ...] = ()  # options for its bridge network
     #: Options that mount(2) takes besides CAP_SYS_ADMIN: the engines' AppArmor profiles deny it.
     allow_mount: tuple[str, ...] = ("--security-opt", "apparmor=unconfined") if has_apparmor() else ()
-    device = ("/dev/fuse", "10 229")  # one that isn't open to all containers, and its number
     tells_oom = True
     exec_missing = "127"  # exit code of an exec whose program isn't there
 

@@ -39,8 +39,6 @@ class Podman(Engine):
         self.environment[QUIET] = "1"
         release = re.search(r"\d+", self.must("podman", "--version"))
         self.release = int(release[0]) if release else 4
-        if self.release >= 5:
-            self.device = ("/dev/loop-control", "10 237")
         archive = self.scratch / "busybox.tar"
         image.write(archive)
         self.words = ["podman", "--root", self.scratch / "root", "--runroot", self.scratch / "runroot",
