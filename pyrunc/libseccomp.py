@@ -126,7 +126,11 @@ class Library:
             raise ConfigError("/linux/seccomp/defaultAction", "libseccomp or the kernel does not know this action")
         try:
             for pointer, token in architectures:
-                self._check(self._c.seccomp_arch_add(context, token), pointer, "add the architecture", errno.EEXIST)
+                result = self._c.seccomp_arch_add(context, token)
+                if result == -errno.EDOM:
+                    raise ConfigError(pointer, f"libseccomp {self.version_text} can't have an architecture of the "
+                                      "other byte order in this machine's filter")
+                self._check(result, pointer, "add the architecture", errno.EEXIST)
             self._check(self._c.seccomp_attr_set(context, _FLTATR_CTL_NNP, 0), "/linux/seccomp", "prepare the filter")
             if entries > _TREE:
                 self._c.seccomp_attr_set(context, _FLTATR_CTL_OPTIMIZE, 2)  # libseccomp before 2.5 has none: a list

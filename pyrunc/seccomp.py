@@ -220,13 +220,16 @@ def _rules(profile: Seccomp, default: int, library: Library, told: list[tuple[st
 
 def _newest(architectures: list[tuple[str, int]], names: list[str], library: Library,
             told: list[tuple[str, str]]) -> dict[int, int]:
-    """The highest number of a call that the profile names, by each architecture's token."""
+    """The highest number of a call that the profile names, by each architecture's token.
+
+    Of the machine's own where it names none, as runc does since 1.1.13.
+    """
     newest = {}
-    for pointer, token in architectures:
+    for pointer, token in architectures or [("", library.native)]:
         highest = max((library.number(name, token) or 0 for name in names), default=0)
         if highest > 0:
             newest[token] = highest
-        else:
+        elif pointer:
             told.append(("warning", f"{pointer}: the profile names no call of this architecture"))
     return newest
 

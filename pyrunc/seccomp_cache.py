@@ -29,7 +29,7 @@ else:
         except ImportError:
             from hashlib import sha256
 
-FORMAT = 1
+FORMAT = 2  # of an entry, and of what is made of a profile
 _MAGIC = b"pyrunc seccomp\0\0"
 _HEADER = len(_MAGIC) + 32 + 8
 _MAX_SIZE = 1 << 20

@@ -45,7 +45,7 @@ int main(int count, char **words) {
             if (*word == ':') word++;
         }
         said[0] = said[1] = said[2] = 0;
-        pid_t child = fork();
+        pid_t child = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0); /* fork(3) has more calls with each glibc */
         if (child == 0) {
             errno = 0;
             if (old) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,12 @@ PYRUNC = str(Path(sys.prefix) / "bin" / "pyrunc")
 GLIBCS_OWN = (32, 33)  # the signals that glibc keeps to itself, and hides from its signal calls
 SLOW = 10 if os.environ.get("PYRUNC_VM") else 1  # an emulated machine, whose processors others use as well
 WAIT = 20.0 * SLOW  # seconds for something that happens at once
+
+
+def runc_version() -> tuple[int, ...]:
+    """Of the one in PATH: Debian 12 has 1.1.5, 13 has 1.1.15."""
+    found = subprocess.run(["runc", "--version"], capture_output=True, text=True, check=True)
+    return tuple(map(int, re.findall(r"\d+", found.stdout)[:3]))
 
 
 class Result:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from seccomp_probe import BASIC, allowing, denying, install, probe, rule, seen
-from support import Bundle, Host, Runtime
+from support import Bundle, Host, Runtime, runc_version
 
 from pyrunc.linux.process import PR_SET_CHILD_SUBREAPER, prctl
 
@@ -105,12 +105,13 @@ def test_rules_that_say_what_the_default_says(runtime: Runtime, bundle: Bundle, 
 
 FAR = "600"  # the newest one of the profile is 334, rseq
 OLD = "99:1"  # sysinfo
+NO_ARCHITECTURES: dict[str, Any] = {"architectures": []}  # since 1.1.13 runc counts on the machine's own
 
 
 @pytest.mark.parametrize(("members", "expected"), [
     ({}, ["EPERM", "ENOSYS", "ENOSYS"]),
     ({"architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]}, ["EPERM", "ENOSYS", "ENOSYS"]),
-    ({"architectures": []}, ["EPERM", "EPERM", "EPERM"]),
+    (NO_ARCHITECTURES, ["EPERM", "ENOSYS", "ENOSYS"]),
     ({"defaultErrnoRet": 99}, ["EADDRNOTAVAIL", "ENOSYS", "ENOSYS"]),
     ({"defaultErrnoRet": 38}, ["ENOSYS", "ENOSYS", "ENOSYS"]),
     ({"defaultAction": "SCMP_ACT_KILL"}, ["signal 31", "ENOSYS", "ENOSYS"]),
@@ -131,7 +132,8 @@ def test_newer_calls(runtime: Runtime, make_runtime: Callable[[str], Runtime], b
     # 435 is clone3, which of an unknown size fails with EINVAL.
     calls = (OLD, "435:0:0", FAR)
     found = probe(runtime, bundle, profile, *calls)
-    assert found == probe(make_runtime("runc"), bundle, profile, *calls)
+    if runc_version() >= (1, 1, 13) or members != NO_ARCHITECTURES:
+        assert found == probe(make_runtime("runc"), bundle, profile, *calls)
     assert found == expected
 
 
