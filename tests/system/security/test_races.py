@@ -20,6 +20,14 @@ from attacks import Attack, exchange, look, outside
 from support import Bundle, Host, Result, Runtime
 from test_images import ANY_NULL, NAIVE_PATHS
 
+#: Directories made by path too.
+NAIVE_DIRECTORIES = NAIVE_PATHS + """
+def naive_directory(root_fd, path, mode=0o755, **_options):
+    os.makedirs(f"/proc/self/fd/{root_fd}/{path}", mode, exist_ok=True)
+    return naive(root_fd, path, os.O_PATH | os.O_DIRECTORY)
+for module in (paths, rootfs):
+    module.make_directory = naive_directory
+"""
 #: A sysctl written where the container's own paths lead.
 SYSCTL_BY_PATH = """
 from pyrunc import init
@@ -88,7 +96,7 @@ def test_cve_2021_30465_exchange_of_a_mount_point(runtime: Runtime, bundle: Bund
 
         attack.on(runc, until(lambda: worked(runc), 50))
         before = look(place)
-        victim = weakened(NAIVE_PATHS)
+        victim = weakened(NAIVE_DIRECTORIES)
         attack.on("pyrunc with naive paths", until(lambda: worked(victim), 500))
     os.close(directory)
 
