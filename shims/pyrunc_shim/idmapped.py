@@ -44,8 +44,9 @@ def _mapping(text: str) -> IDMapping:
     return {"containerID": int(numbers[0]), "hostID": int(numbers[1]), "size": int(numbers[2])}
 
 
-def remap(path: str, target: str, mappings: dict[str, list[IDMapping]], attributes: int = 0) -> None:
-    """Mount what is at `path` on `target`, with its ids mapped.  Raises PyruncError, OSError."""
+def remap(path: str, target: str, mappings: dict[str, list[IDMapping]], attributes: int = 0, *,
+          name: str = "") -> None:
+    """Mount what is at `path` on `target`, with its ids mapped; it is called `name`.  Raises PyruncError, OSError."""
     proc = open_proc()
     try:
         namespace = idmap.user_namespace(mappings, "", proc)
@@ -54,7 +55,7 @@ def remap(path: str, target: str, mappings: dict[str, list[IDMapping]], attribut
     try:
         tree = k.open_tree(AT_FDCWD, path)
         try:
-            idmap.apply(tree, idmap.IDMap(mappings, "", False), namespace, path, path, "")
+            idmap.apply(tree, idmap.IDMap(mappings, "", False), namespace, name or path, name or path, "")
             k.mount_setattr(tree, set_=attributes, propagation=k.MS_PRIVATE)
             place = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

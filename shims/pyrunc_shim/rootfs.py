@@ -65,7 +65,7 @@ def _mount(root: str, entry: Mount) -> None:
         if options.bind:
             k.mount(entry.source, place, None, k.MS_BIND | (k.MS_REC if options.recursive else 0))
             if flags:  # which the kernel passes over in the first call (mount(2))
-                made = os.open(f"{root}/{entry.target}", os.O_PATH | os.O_CLOEXEC)
+                made = open_inside(root, entry.target)
                 try:
                     k.mount_setattr(made, set_=options.set, clear=options.clear)
                 finally:
@@ -89,6 +89,20 @@ def _mount(root: str, entry: Mount) -> None:
         os.close(target)
 
 
+def open_inside(root: str, target: str) -> int:
+    """What is mounted there by now, where no link of the image's leads out of the root; an O_PATH descriptor.
+
+    Raises OSError.
+    """
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if not paths.clean(target):
+        return top
+    try:
+        return paths.open_in_root(top, target)
+    finally:
+        os.close(top)
+
+
 def _mount_mapped(bundle: str, entry: Mount) -> None:
     """One whose files have other owners than on disk."""
     from . import idmapped
@@ -103,8 +117,12 @@ def _mount_mapped(bundle: str, entry: Mount) -> None:
     try:
         if entry.type != "overlay":
             _mount(root, plain)
-            place = f"{root}/{entry.target}"
-            idmapped.remap(place, place, mappings)
+            made = open_inside(root, entry.target)
+            try:
+                place = f"/proc/self/fd/{made}"
+                idmapped.remap(place, place, mappings, name=f"{root}/{entry.target}")
+            finally:
+                os.close(made)
             return
         layers = idmapped.Layers(bundle, options, mappings)
         try:

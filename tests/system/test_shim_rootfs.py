@@ -89,6 +89,34 @@ def seen(box: Box, root: m.Mount) -> list[str]:
     return b"".join(said).decode().splitlines()
 
 
+@pytest.mark.parametrize("options", [["rbind", "ro", "nosuid"], [*MAPS, "rbind"]], ids=["bind", "mapped"])
+def test_a_link_in_the_image_leads_nowhere_else(box: Box, options: list[str]) -> None:
+    """A mount below the root: neither it nor what is done to it afterwards is where a link of the image points."""
+    bundle = box.make_bundle("c1").args("true")
+    bundle.save()
+    image, source, outside = (box.tmp_path / name for name in ("image", "source", "outside"))
+    bundle.rootfs.rename(image)
+    for path in (bundle.rootfs, source, outside):
+        path.mkdir()
+    (source / "seen").touch()
+    (image / "link").symlink_to(outside)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", outside], check=True)
+    try:
+        before = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(outside) in line]
+        shim = box.launch("c1", bundle.path)
+        shim.create("c1", bundle.path, box.root, rootfs=[
+            m.Mount(type="bind", source=str(image), options=["rbind", "rw"]),
+            m.Mount(type="bind", source=str(source), target="link", options=options)])
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        assert [line for line in lines if f" {outside} " in line] == before
+        (place,) = {line.split()[4] for line in lines if line.split()[4].endswith(f"rootfs{outside}")}
+        assert os.listdir(place) == ["seen"] and os.listdir(outside) == []
+        assert os.statvfs(place).f_flag & os.ST_RDONLY == (os.ST_RDONLY if "ro" in options else 0)
+        shim.delete("c1")
+    finally:
+        subprocess.run(["umount", outside], check=True)
+
+
 def test_a_mount_that_fails_leaves_nothing(box: Box) -> None:
     root = prepare(box, 2, box.tmp_path / "snapshots" / "upper")
     root.options = [option for option in root.options if not option.startswith("workdir=")]
