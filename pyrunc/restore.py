@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 RESTORE_LOG = "restore.log"
 _WITHOUT_SELINUX = "selinux not supported by kernel"
 _LSM_SINCE = 31600  # before, criu took another profile for the one it had dumped
-_LSM_FIELDS = {"apparmor": "apparmorProfile", "selinux": "selinuxLabel"}
+_LSM_TYPES = ("apparmor", "selinux")
 _MAX_DESCRIPTORS = 65536
 
 
@@ -74,7 +74,7 @@ class RestoreOptions(CriuOptions):
     def __init__(self, *, lsm_profile: str = "", lsm_mount_context: str = "", **common: Any) -> None:
         super().__init__(**common)
         kind, _, name = lsm_profile.partition(":")
-        if lsm_profile and not (name and kind in _LSM_FIELDS):
+        if lsm_profile and not (name and kind in _LSM_TYPES):
             raise UsageError(f"--lsm-profile {lsm_profile}: is not TYPE:NAME", hint="TYPE is apparmor or selinux")
         self.lsm_profile = lsm_profile
         self.lsm_mount_context = lsm_mount_context
@@ -82,8 +82,10 @@ class RestoreOptions(CriuOptions):
     def relabel(self, process: Process) -> None:
         """Put the profile or label that is asked for in the place of the one in config.json."""
         kind, _, name = self.lsm_profile.partition(":")
-        if name:
-            process[_LSM_FIELDS[kind]] = name  # type: ignore[literal-required]
+        if kind == "apparmor":
+            process["apparmorProfile"] = name
+        elif kind == "selinux":
+            process["selinuxLabel"] = name
 
 
 def restore(bundle_path: str, container_id: str, root: str, options: CreateOptions, images: RestoreOptions,
