@@ -19,14 +19,16 @@ from conformance.lanes.cri import Cri
 from conformance.sandbox import SUB_IDS, Room
 
 IMAGE = image.NAME
-# By the version of the configuration file; containerd 2 has 3, and 2.3 takes it still.
-CONFIG = {2: """\
+PLACES = """\
 root = "{place}/root"
 state = "{place}/state"
 [grpc]
   address = "{place}/socket"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{place}/opt"
+"""
+# By the version of the configuration file; containerd 2 has 3, and 2.3 takes it still.
+CRI = {2: """\
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{image}"
   restrict_oom_score_adj = true
@@ -36,12 +38,6 @@ state = "{place}/state"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     default_runtime_name = "{handler}"
 """, 3: """\
-root = "{place}/root"
-state = "{place}/state"
-[grpc]
-  address = "{place}/socket"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{place}/opt"
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{image}"
 [plugins."io.containerd.cri.v1.runtime"]
@@ -96,7 +92,8 @@ class Containerd(Lane):
         first, _, tables = self.documented()[version - 2].partition("\n")
         if first != f"version = {version}":
             raise Failed(f"where a file of version {version} should begin the documents have {first!r}")
-        return f"{first}\n{CONFIG[version].format(place=self.place, handler=snippets.NAME, image=IMAGE)}{tables}"
+        ours = (PLACES + CRI[version]).format(place=self.place, handler=snippets.NAME, image=IMAGE)
+        return f"{first}\n{ours}{tables}"
 
     def serve(self) -> None:
         self.process = self.daemon(["containerd", "-c", self.place / "config.toml"], self.place / "log",
