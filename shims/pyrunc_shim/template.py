@@ -186,8 +186,8 @@ class Template:
 def _fill_gaps() -> list[bytes]:
     """Objects in all the gaps that others have left: what a shim allocates comes to lie in pages of its own.
 
-    Of the sizes that are most common.  A pool (Objects/obmalloc.c) without a
-    gap holds blocks one after the other: a row of them as long as a pool says that there are no more.
+    Of the sizes that are most common.  A pool (Objects/obmalloc.c) without a gap holds blocks one after the other:
+    a row of them as long as a pool says that there are no more.
     """
     filling = []
     header = b"".__sizeof__()
