@@ -44,6 +44,7 @@ def test_where_managers_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert systemd_bus.addresses(False) == [("/run/systemd/private", False), ("/run/dbus/system_bus_socket", True)]
 
 
+# Where it does, the machine `systemd` for one, tests/vm/test_systemd_vm.py has the other side.
 @pytest.mark.skipif(os.path.isdir(systemd_bus.BOOTED), reason="systemd runs here")
 def test_no_systemd() -> None:
     with pytest.raises(PyruncError) as caught:
