@@ -22,8 +22,8 @@ BUILD_PACKAGES := python3-venv python3-dev gcc libc6-dev libcap-dev
 DEMO_PACKAGES := busybox-static
 VM_PACKAGES := qemu-system-x86 kmod busybox-static debootstrap e2fsprogs apparmor secilc
 IMAGE_PACKAGES := docker-registry skopeo umoci podman openssl xz-utils bzip2
-CLIENT_PACKAGES := podman buildah conmon catatonit netavark iptables uidmap docker.io docker-cli? docker-buildx? containerd \
-	containernetworking-plugins curl busybox-static
+CLIENT_PACKAGES := podman buildah conmon catatonit netavark iptables uidmap docker.io docker-cli? docker-buildx? \
+	containerd containernetworking-plugins curl busybox-static
 TEST_PACKAGES := $(DEMO_PACKAGES) runc crun debootstrap strace uidmap libcap2-bin procps iproute2 util-linux \
 	tmux groff-base zsh fish libseccomp2 golang-go $(VM_PACKAGES) $(IMAGE_PACKAGES) $(CLIENT_PACKAGES)
 # What checkpoints and their tests need.
