@@ -6,12 +6,13 @@ A test in tests/system/security carries the row of the table in docs/security.md
     @pytest.mark.attack("CVE-2019-5736", "the container overwrites the runtime through /proc/PID/exe")
 
 and says through the `attack` fixture whom the attack got the better of.  It must have worked on somebody
-(runc 1.1.5, pyrunc with one of its defences taken out, a naive program), or it would prove nothing,
+(runc, pyrunc with one of its defences taken out, a naive program), or it would prove nothing,
 and never on pyrunc.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -23,12 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Bundle, Runtime
+from support import Bundle, Runtime, runc_version
 
 PYRUNC = "pyrunc"
-RUNC = "runc 1.1.5"
+OF_THE_TABLE = "runc 1.1.5"  # Debian 12's; 13's 1.1.15 no longer falls for all that it does
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "security.md"
 _BEGIN, _END = "<!-- attacks: written by pytest --attack-table -->", "<!-- end of attacks -->"
+
+
+@functools.cache
+def peer() -> str:
+    """runc, by its version."""
+    return f"runc {'.'.join(map(str, runc_version()))}"
 
 
 class Attack:
@@ -42,7 +49,7 @@ class Attack:
 
     def on(self, victim: str | Runtime, worked: bool) -> None:
         """It was tried on `victim`, perhaps again: it `worked` if it did so once."""
-        name = victim if isinstance(victim, str) else RUNC if victim.name == "runc" else victim.name
+        name = victim if isinstance(victim, str) else peer() if victim.name == "runc" else victim.name
         self.worked[name] = self.worked.get(name, False) or worked
         print(f"{self.row}: {name}: {worked}")
 
@@ -54,13 +61,14 @@ class Attack:
 
     def line(self) -> str:
         """The row of the document's table."""
-        runc = {True: "falls", False: "holds", None: "not tried"}[self.worked.get(RUNC)]
-        shown = "; ".join(name for name, worked in self.worked.items() if worked and name != RUNC)
+        runc = {True: "falls", False: "holds", None: "not tried"}[self.worked.get(peer())]
+        shown = "; ".join(name for name, worked in self.worked.items() if worked and name != peer())
         return f"| {self.row} | {self.what} | `{self.test}` | {runc}{f' (works on {shown})' if shown else ''} | holds |"
 
 
 def write_table(found: list[Attack], document: Path) -> None:
     """Put the lines into the document's table; those of tests that were not run stay."""
+    assert peer() == OF_THE_TABLE, f"the table is about {OF_THE_TABLE}, and this is {peer()}"
     attacks: dict[str, Attack] = {}
     for one in found:  # a test of several cases is one line
         first = attacks.setdefault(one.test, one)
@@ -71,7 +79,7 @@ def write_table(found: list[Attack], document: Path) -> None:
     assert after, f"{document} lacks {_BEGIN} and {_END}"
     lines = {test: line for line, _, test in _lines(table)}
     lines.update({test: attack.line() for test, attack in attacks.items()})
-    head = ["| row | attack | test, in `tests/system/security` | runc 1.1.5 | pyrunc |", "|---|---|---|---|---|"]
+    head = [f"| row | attack | test, in `tests/system/security` | {OF_THE_TABLE} | pyrunc |", "|---|---|---|---|---|"]
     document.write_text("\n".join([before + _BEGIN, *head, *sorted(lines.values(), key=_order), _END + after]))
 
 

@@ -20,13 +20,17 @@ from attacks import Attack, exchange, look, outside
 from support import Bundle, Host, Result, Runtime
 from test_images import ANY_NULL, NAIVE_PATHS
 
-#: Directories made by path too.
+#: Directories made by path too, those above a file among them.
 NAIVE_DIRECTORIES = NAIVE_PATHS + """
 def naive_directory(root_fd, path, mode=0o755, **_options):
     os.makedirs(f"/proc/self/fd/{root_fd}/{path}", mode, exist_ok=True)
     return naive(root_fd, path, os.O_PATH | os.O_DIRECTORY)
+def naive_file_and_directories(root_fd, path, mode=0o755):
+    os.close(naive_directory(root_fd, os.path.dirname(path)))
+    return naive_file(root_fd, path, mode)
 for module in (paths, rootfs):
     module.make_directory = naive_directory
+    module.make_file = naive_file_and_directories
 """
 #: A sysctl written where the container's own paths lead.
 SYSCTL_BY_PATH = """
@@ -95,7 +99,8 @@ def test_cve_2021_30465_exchange_of_a_mount_point(runtime: Runtime, bundle: Bund
             return look(place) != before
 
         attack.on(runc, until(lambda: worked(runc), 50))
-        before = look(place)
+        shutil.rmtree(place)  # what one victim has made there is no help to the next
+        place, before = outside(tmp_path)
         victim = weakened(NAIVE_DIRECTORIES)
         attack.on("pyrunc with naive paths", until(lambda: worked(victim), 500))
     os.close(directory)
