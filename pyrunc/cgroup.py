@@ -261,10 +261,15 @@ class Cgroup:
                            pointer=self.pointer, hint=_JOIN_HINTS[number])
 
     def open_dir(self) -> int | None:
-        """A descriptor for clone3's CLONE_INTO_CGROUP, which knows v2 only; None where it won't do."""
-        if self.mode != "unified" or not self.directories():
+        """A descriptor for clone3's CLONE_INTO_CGROUP, which knows v2 only; None where it won't do.
+
+        As `open_tasks` it saves the wait for a grace period.
+        """
+        path = self.paths.get("")
+        if path is None or path in self.skipped:
             return None
-        path = self.paths[""]
+        if self.mode != "unified" and self._may_be_missing():  # being denied is no error there: left to `add`
+            return None
         try:
             return cgroupv2.descriptor(path)
         except OSError as error:

@@ -89,7 +89,7 @@ def create(bundle_path: str, container_id: str, root: str, options: CreateOption
 class Creation:
     """One create on its way: what has been made so far, to be undone if the rest fails."""
 
-    __slots__ = ("agent", "born_in_cgroup", "bundle", "cgroup", "channel", "console_fd", "container", "fds",
+    __slots__ = ("agent", "born_in", "bundle", "cgroup", "channel", "console_fd", "container", "fds",
                  "filter", "hooks_ran", "init_joins", "keep_fds", "late_join", "mounts", "namespaces", "net_devices",
                  "options", "pid", "pidfd_socket", "placeholder", "process", "rdt", "report")
 
@@ -102,7 +102,8 @@ class Creation:
         self.report = report
         self.pid = 0
         self.hooks_ran = False
-        self.born_in_cgroup = self.init_joins = False
+        self.born_in: list[str] = []  # directories of the cgroup that the init needn't join
+        self.init_joins = False
         self.fds: list[int] = []
         self.console_fd = self.pidfd_socket = -1
         self.channel: Channel | None = None
@@ -348,7 +349,7 @@ class Creation:
                 self.namespaces, proc,
                 lambda pid: namespaces.write_id_maps(pid, proc, config.get("linux") or {}, "/linux"),
                 lambda: init.main(plan), -1 if cgroup_fd is None else cgroup_fd)
-            self.born_in_cgroup = cgroup_fd is not None
+            self.born_in = [] if cgroup_fd is None else [self.cgroup.paths[""]]
         except KernelError as error:
             raise (self.cgroup.not_born(error.errno) if cgroup_fd is not None else None) or error from None
         finally:
@@ -380,13 +381,12 @@ class Creation:
             self.placeholder.give_cgroup_namespace()
 
     def _join_cgroup(self) -> None:
-        if not self.born_in_cgroup:
-            was_ours = self.cgroup.claimed
-            joined = self.channel.expect("joined")["paths"] if self.init_joins and self.channel is not None else ()
-            self.cgroup.add(self.pid, joined)
-            if not was_ours:
-                self._own_cgroup()
-                self._delegate()
+        was_ours = self.cgroup.claimed
+        joined = self.channel.expect("joined")["paths"] if self.init_joins and self.channel is not None else []
+        self.cgroup.add(self.pid, [*self.born_in, *joined])
+        if not was_ours:
+            self._own_cgroup()
+            self._delegate()
         if self.placeholder is not None:
             self.placeholder.leave()
 

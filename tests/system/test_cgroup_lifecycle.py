@@ -68,20 +68,25 @@ def test_limited_before_the_hooks_of_create(runtime: Runtime, v2: Runtime, bundl
 
 # How it gets there
 
-def test_the_init_puts_itself_into_cgroups_of_v1(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> None:
-    """Being moved by another process would wait for an RCU grace period, for longer than all the rest takes."""
-    bundle.args("true").save()
+def test_the_init_is_moved_by_nobody(runtime: Runtime, bundle: Bundle, tmp_path: Path) -> None:
+    """That would wait for an RCU grace period, for longer than all the rest takes.
+
+    It puts itself into the cgroups of v1, and is born in v2's.
+    """
+    bundle.args("cat", "/proc/self/cgroup").save()
     trace = tmp_path / "trace"
     command = runtime.command("run", "--bundle", bundle.path, "moves")
-    subprocess.run(["strace", "-f", "-qq", "-y", "-e", "trace=write", "-o", trace, *command], check=True, timeout=60,
-                   stdin=subprocess.DEVNULL)
+    done = subprocess.run(["strace", "-f", "-qq", "-y", "-e", "trace=write", "-o", trace, *command], check=True,
+                          timeout=60, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     lines = [line for line in trace.read_text().splitlines() if f"<{ROOT}/" in line]
     # strace may break a line off, and tell the result in another; of a failure it says so in one or the other.
     itself = [line for line in lines if '/tasks>, "0"' in line]
     assert " = -1 " not in trace.read_text()
-    moved = [line for line in lines if "/cgroup.procs>" in line and "/unified/" not in line]
+    moved = [line for line in lines if "/cgroup.procs>" in line]
     version_1 = [line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.split(":")[1]]
     assert len(itself) == len(version_1) and moved == [], "\n".join(lines)
+    assert all(line.endswith("/moves") for line in done.stdout.splitlines()), done.stdout
+    assert len(done.stdout.splitlines()) == len(Path("/proc/self/cgroup").read_text().splitlines())
 
 
 # Where it is
