@@ -7,6 +7,7 @@ and the shell twin of the launcher are installed.  CC, CFLAGS and LDFLAGS are ho
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -41,6 +42,7 @@ def _launcher_macros() -> dict[str, str] | None:
             sysconfig.get_config_var("BINDIR"), f"python{sysconfig.get_python_version()}"
         ),
         "PYRUNC_PREFIX": sys.base_prefix,
+        "PYRUNC_MAGIC": "".join(f"\\{byte:03o}" for byte in importlib.util.MAGIC_NUMBER),
     }
 
 
@@ -64,9 +66,9 @@ def _compile_launcher(target: Path) -> None:
 
 
 class BuildGenerated(Command):
-    """Generate the validator of config.json and the shim's messages into the build directory."""
+    """Generate the validator of config.json, the shim's messages and the frozen modules into the build directory."""
 
-    description = "generate the validator of config.json and the shim's messages"
+    description = "generate the validator of config.json, the shim's messages and the frozen modules"
     user_options: list[tuple[str, str | None, str]] = []  # noqa: RUF012 (setuptools' own interface)
 
     def initialize_options(self) -> None:
@@ -82,9 +84,10 @@ class BuildGenerated(Command):
         shim.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, HERE / "tools" / "generate_validator.py", validator], check=True)
         subprocess.run([sys.executable, HERE / "tools" / "generate_messages.py", shim], check=True)
+        subprocess.run([sys.executable, HERE / "tools" / "freeze.py", out], check=True)
 
     def get_source_files(self) -> list[str]:
-        return ["tools/generate_validator.py", "tools/generate_messages.py"]
+        return ["tools/generate_validator.py", "tools/generate_messages.py", "tools/freeze.py"]
 
     def get_outputs(self) -> list[str]:
         return []
@@ -117,7 +120,7 @@ class BuildLauncher(Command):
             program.chmod(0o755)
 
     def get_source_files(self) -> list[str]:
-        return ["launcher/pyrunc.c", "launcher/shim.c", "launcher/pyrunc.sh"]
+        return ["launcher/pyrunc.c", "launcher/frozen.c", "launcher/shim.c", "launcher/pyrunc.sh"]
 
     def get_outputs(self) -> list[str]:
         return [str(Path(self.build_dir or "build") / name) for name in PROGRAMS]

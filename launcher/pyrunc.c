@@ -13,11 +13,11 @@
 //   3. run_embedded   dlopen() libpython, start it with every path preset, call the entry function.
 //   4. run_python     where libpython or its library moved: exec an interpreter, just as isolated.
 //
-// What the shim does without an interpreter is in shim.c.
+// What the shim does without an interpreter is in shim.c, the package's modules in one file in frozen.c.
 //
 // setup.py compiles it, and defines PYRUNC_LIBPYTHON, PYRUNC_LIBDIR, PYRUNC_STDLIB, PYRUNC_DYNLOAD,
-// PYRUNC_PYTHON and PYRUNC_PREFIX from the building interpreter's sysconfig.  Without a compiler
-// pyrunc.sh serves.
+// PYRUNC_PYTHON and PYRUNC_PREFIX from the building interpreter's sysconfig, and PYRUNC_MAGIC, its
+// bytecode's.  Without a compiler pyrunc.sh serves.
 
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -288,7 +288,11 @@ find_package(const char *self, char *package)
 	X(Py_ExitStatusException)      \
 	X(Py_InitializeFromConfig)     \
 	X(PyImport_ImportModule)       \
+	X(PyImport_FrozenModules)      \
+	X(PyUnicode_DecodeFSDefault)   \
+	X(PySys_SetObject)             \
 	X(PyObject_CallMethod)         \
+	X(PyObject_GetAttrString)      \
 	X(PyErr_Print)
 
 static struct {
@@ -316,6 +320,8 @@ load_libpython(void)
 #undef X
 	return access(PYRUNC_STDLIB "/encodings/__init__.py", F_OK) == 0;
 }
+
+#include "frozen.c"
 
 static void
 check(PyStatus status)
@@ -401,7 +407,10 @@ initialize(const char *package, int argc, char **argv)
 static void __attribute__((noreturn))
 run_embedded(const char *self, const char *package, int argc, char **argv)
 {
+	bool frozen = offer_frozen_modules(package);
 	initialize(package, argc, argv);
+	if (frozen)
+		locate_frozen_modules(package);
 	PyObject *module = py.PyImport_ImportModule(programs[which_program(self)].module);
 	// entry(launched) ends the process itself; being here again is a defect, told with a traceback.
 	if (module != NULL)

@@ -71,7 +71,8 @@ def binaries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                    cwd=ROOT, check=True)
     broken = out / "broken"
     nowhere = {"PYRUNC_LIBDIR": "/nonexistent", "PYRUNC_LIBPYTHON": "libpython-gone.so", "PYRUNC_PREFIX": "/usr",
-               "PYRUNC_STDLIB": "/nonexistent", "PYRUNC_DYNLOAD": "/nonexistent", "PYRUNC_PYTHON": "/nonexistent"}
+               "PYRUNC_STDLIB": "/nonexistent", "PYRUNC_DYNLOAD": "/nonexistent", "PYRUNC_PYTHON": "/nonexistent",
+               "PYRUNC_MAGIC": "none"}
     subprocess.run(["cc", "-Wall", "-Wextra", "-Werror", f"-I{sysconfig.get_path('include')}",
                     *(f'-D{name}="{value}"' for name, value in nowhere.items()),
                     ROOT / "launcher/pyrunc.c", "-o", broken, "-ldl"], check=True)

@@ -7,7 +7,6 @@ Only the module of the command that was asked for is imported.
 from __future__ import annotations
 
 import os
-import sys
 
 from pyrunc._version import OCI_VERSION, __version__
 from pyrunc.cli.options import HELP, Option, parse, usage
@@ -116,7 +115,9 @@ def main(argv: list[str]) -> int:
 
 def _fail(log: Log, message: str) -> None:
     if log.debugging:
-        sys.excepthook(*sys.exc_info())
+        from .debugging import print_traceback
+
+        print_traceback()
     log("error", message.replace("\n", " "))
 
 
