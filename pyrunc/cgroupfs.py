@@ -13,7 +13,7 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
@@ -48,6 +48,18 @@ def write(name: str, text: str, dir_fd: int | None = None) -> None:
         os.write(fd, text.encode("utf-8", "surrogateescape"))
     finally:
         os.close(fd)
+
+
+def enter(tasks: Mapping[str, int]) -> list[str]:
+    """Put the calling process, of one thread, into cgroups of v1 whose `tasks` were opened; those it is in now."""
+    entered = []
+    for path, fd in tasks.items():
+        try:
+            os.write(fd, b"0")
+            entered.append(path)
+        except OSError:
+            continue
+    return entered
 
 
 def make(path: str, made: list[str]) -> bool:

@@ -18,6 +18,7 @@ from .channel import Channel, pair
 from .errors import ContainerError, HookError, KernelError, PyruncError, UsageError, kernel_error
 from .hooks import hooks_of, run_hooks
 from .lifecycle import Container
+from .limits import has_small_memory
 from .linux import process as k
 from .rootfs import open_proc
 from .state import CONFIG, StateDir, process_start
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
-# A limit below which the init joins its cgroup last: until then what it takes, an interpreter's worth
-# of copied pages, is not charged to the container.  Above, it joins early: v1's delay goes unnoticed so.
-_SMALL_MEMORY = 32 << 20
 
 
 class CreateOptions:
@@ -127,7 +125,7 @@ class Creation:
             for pointer, text in explain.steps(bundle, directory.id):
                 report("debug", explain.line(pointer, text))
         self.cgroup = self._plan_cgroup(directory.id)
-        self.late_join = self._has_small_memory()
+        self.late_join = self._joins_late()
         now = time.time_ns()
         self.container = Container(directory, {
             "ociVersion": OCI_VERSION,
@@ -168,13 +166,11 @@ class Creation:
 
         return cgroup_systemd.plan(path, container_id, config, options.rootless)
 
-    def _has_small_memory(self) -> bool:
-        resources = (self.bundle.config.get("linux") or {}).get("resources") or {}
-        limit = (resources.get("memory") or {}).get("limit") or -1
+    def _joins_late(self) -> bool:
         # An ordinary user can't reach the user namespace of an init that a process in between has made.
         both = k.CLONE_NEWUSER | k.CLONE_NEWCGROUP
         hidden = self.namespaces.staged and self.namespaces.create & both == both and os.geteuid() != 0
-        return 0 < limit < _SMALL_MEMORY and not hidden
+        return has_small_memory(self.bundle.config) and not hidden
 
     def _check_terminal(self) -> None:
         wanted = self.process is not None and self.process.terminal

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 
-from . import console, namespaces
+from . import cgroupfs, console, namespaces
 from .errors import PyruncError, kernel_error
 from .linux import process as k
 from .rootfs import RootFs, change_root
@@ -37,13 +37,15 @@ _EARLY = "into a container that has CAP_SYS_PTRACE the filter is loaded earlier;
 class EntryPlan:
     """Everything this side needs, made by the runtime before the fork.
 
-    `exposed`: whether the container's processes could trace the one that becomes the program.
+    `exposed`: whether the container's processes could trace the one that becomes the program.  `tasks` of the cgroup
+    are to be joined at once: Cgroup.open_tasks.
     """
 
-    __slots__ = ("channel", "console_fd", "exposed", "id", "joins", "keep_fds", "keyring", "proc", "process", "root")
+    __slots__ = ("channel", "console_fd", "exposed", "id", "joins", "keep_fds", "keyring", "proc", "process", "root",
+                 "tasks")
 
     def __init__(self, container: Container, process: ProcessPlan, joins: list[Join], channel: Channel, proc: int,
-                 root: int, console_fd: int, keep_fds: list[int], *, exposed: bool) -> None:
+                 root: int, console_fd: int, keep_fds: list[int], tasks: dict[str, int], *, exposed: bool) -> None:
         self.id = container.id
         self.keyring = (container.data or {}).get("keyring", True)
         self.process = process
@@ -53,6 +55,7 @@ class EntryPlan:
         self.root = root  # where it isn't the root of the mount namespace, else -1
         self.console_fd = console_fd
         self.keep_fds = keep_fds
+        self.tasks = tasks
         self.exposed = exposed
 
     @property
@@ -101,10 +104,11 @@ def _get_ready(plan: EntryPlan) -> None:
     wanted = plan.process
     channel = plan.channel
     _signal.set_wakeup_fd(-1)  # a caller in the foreground has one
+    joined = cgroupfs.enter(plan.tasks)
     k.close_all_but({0, 1, 2, *plan.keep_fds, *plan.own_fds()})
     _lead_session()
     namespaces.enter(plan.joins)
-    channel.send("joined")
+    channel.send("joined", paths=joined)
     wanted.bind_to_cpus("initial")
     channel.expect("go")
     wanted.bind_to_cpus("final")

@@ -5,10 +5,10 @@ It joins the container's namespaces as they are, through its init, and the conta
 is given up if the container ends meanwhile.  The other side is in entering.py.
 
     runtime                                  the one that gets ready
-    fork                         -------->   joins the namespaces
+    fork, into the cgroup        -------->   joins the namespaces
                                  <- joined -
-    limits, OOM score, cgroup    -- go -->   keyring, terminal, user, capabilities;
-                                             it forks                         the process
+    limits, OOM score; cgroup,   -- go -->   keyring, terminal, user, capabilities;
+    where it isn't in already                it forks                         the process
                                  <- ready -  that one's pid
                                  <- found --------------------------------    looks its program up
     pid file, pidfd              -- commit -------------------------------->
@@ -25,9 +25,10 @@ import gc
 import os
 import time
 
-from . import capabilities, console, entering, handover, namespaces, process
+from . import capabilities, console, entering, handover, joining, namespaces, process
 from .channel import Unheard, pair
 from .errors import ContainerError, ContainerNotFound, PyruncError, UsageError, kernel_error
+from .limits import has_small_memory
 from .linux import process as k
 from .linux.syscall import clone3
 from .rootfs import open_proc
@@ -167,17 +168,19 @@ class Execution:
         self.channel, theirs = pair()
         self.channel.ask_for_senders()
         self.channel.watched = options.watched
+        doors = joining.Doors(self.container.cgroup if self._may_join_early() else None)
         plan = entering.EntryPlan(self.container, self.process, joins, theirs, proc, self._root(proc), console_fd,
-                                  keep_fds, exposed=self.exposed)
+                                  keep_fds, doors.tasks, exposed=self.exposed)
         try:
-            self._fork(plan)
-            self.channel.receive_from(self.pid)
+            joined = self._fork(plan, doors)
+            joined += self.channel.receive_from(self.pid)["paths"]
         except EOFError:
             raise self._death() from None
         except PyruncError as error:
             raise self._gone() or error from None
         finally:
             theirs.close()
+            doors.close()
         channel = self.channel
         try:
             affinity = self.process.config.get("execCPUAffinity") or {}
@@ -186,7 +189,7 @@ class Execution:
                 from . import streams
 
                 streams.give(self.pid, proc, self.process.uid)
-            self._join_cgroup()
+            self._join_cgroup(joined)
             channel.send("go")
             self._await_process()
             self._join_rdt()
@@ -208,14 +211,25 @@ class Execution:
         except EOFError:
             pass  # execve closed it
 
-    def _fork(self, plan: EntryPlan) -> None:
-        try:
-            self.pid = namespaces.fork_sibling() if self.reap is not None else clone3(0)
-        except OSError as error:
-            raise kernel_error("fork", error) from None
+    def _may_join_early(self) -> bool:
+        """Whether the process may be in the container's cgroup before it has joined the namespaces."""
+        affinity = self.process.config.get("execCPUAffinity") or {}
+        return not (self.options.sub_cgroups or affinity.get("initial") or has_small_memory(self.container.config))
+
+    def _fork(self, plan: EntryPlan, doors: joining.Doors) -> list[str]:
+        """Fork the one that gets ready; the cgroup's directories that it was born in."""
+        # Nobody is born where a limit of processes is reached, or controllers are passed on; moving in goes still.
+        for fd in (doors.fd, -1) if doors.fd >= 0 else (-1,):
+            try:
+                self.pid = namespaces.fork_sibling(cgroup_fd=fd) if self.reap is not None else clone3(0, cgroup_fd=fd)
+                break
+            except OSError as error:
+                if fd < 0:
+                    raise kernel_error("fork", error) from None
         if self.pid == 0:
             entering.main(plan)
         plan.channel.close()
+        return [doors.path] if fd >= 0 else []
 
     def _await_process(self) -> None:
         """Until there is the process that is to be executed, forked by the one that has got ready for it."""
@@ -243,10 +257,8 @@ class Execution:
         The limit is on forks: the process itself is moved in, as ever.  Until then it isn't held by
         whatever else is set there, so where it could be traced (`exposed`) it has to be content.
         """
-        from .joining import leave
-
         cgroup = self.container.cgroup
-        if cgroup is None or not leave(cgroup, self.pid, whole=not self.exposed):
+        if cgroup is None or not joining.leave(cgroup, self.pid, whole=not self.exposed):
             raise ContainerError("fork", syscall="clone3", errno=errno.EAGAIN,
                                  hint="the limit of processes in the container's cgroup is reached")
 
@@ -313,17 +325,15 @@ class Execution:
         except OSError as error:
             raise self._gone() or kernel_error("open the root of the container", error) from None
 
-    def _join_cgroup(self) -> None:
+    def _join_cgroup(self, but: list[str] | None = None) -> None:
         cgroup = self.container.cgroup
         below = self.options.sub_cgroups
         if cgroup is None:
             if below:
                 raise UsageError("--cgroup: the container has no cgroup")
             return
-        from .joining import join
-
         try:
-            join(cgroup, self.pid, self.container.pid, below)
+            joining.join(cgroup, self.pid, self.container.pid, below, but or ())
         except PyruncError as error:
             raise self._gone() or error from None
         for warning in cgroup.warnings:

@@ -28,7 +28,7 @@ import time
 from _socket import AF_INET, SOCK_DGRAM, socket
 from _struct import pack
 
-from . import console, devices, rootfs
+from . import cgroupfs, console, devices, rootfs
 from .errors import PyruncError, kernel_error
 from .hooks import hooks_of, run_hooks
 from .linux import process as k
@@ -140,24 +140,12 @@ def _report(plan: InitPlan, fifo: int, error: PyruncError) -> None:
         pass  # nobody listens
 
 
-def _join_cgroups(plan: InitPlan) -> None:
-    """Those that the parent has opened for us; one that won't be joined is left to it."""
-    joined = []
-    for path, fd in plan.tasks.items():
-        try:
-            os.write(fd, b"0")
-            joined.append(path)
-        except OSError:
-            continue
-    plan.channel.send("joined", paths=joined)
-
-
 def _detach(plan: InitPlan) -> None:
     """Leave the caller's session, close what it left open, wait until the parent has placed us."""
     namespaces = plan.namespaces
     _signal.set_wakeup_fd(-1)  # `run` has one, which we are about to close
     if plan.tasks:
-        _join_cgroups(plan)
+        plan.channel.send("joined", paths=cgroupfs.enter(plan.tasks))
     if not namespaces.create & k.CLONE_NEWUSER:
         # With a user namespace /proc/PID/uid_map must belong to its maker until it is written.
         k.prctl(k.PR_SET_DUMPABLE, 0)

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from . import cgroupfs, cgroupv1, cgroupv2
 from .errors import ContainerError, KernelError, UsageError, kernel_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from .cgroup import Cgroup
 
@@ -34,8 +35,40 @@ def parse(words: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def join(cgroup: Cgroup, pid: int, init: int, below: Mapping[str, str]) -> None:
-    """Put process `pid` into the container's cgroup, or those that `below` names.
+class Doors:
+    """What lets a process into the container's cgroup from its birth on, with nobody moving it.
+
+    `tasks` as Cgroup.open_tasks, `fd` as Cgroup.open_dir, -1 for none; `path` is the directory of `fd`.
+    """
+
+    __slots__ = ("fd", "path", "tasks")
+
+    def __init__(self, cgroup: Cgroup | None) -> None:
+        """None: shut."""
+        self.tasks: dict[str, int] = {}
+        self.fd = -1
+        self.path = ""
+        if cgroup is None:
+            return
+        try:
+            fd = cgroup.open_dir()
+        except KernelError:
+            fd = None  # left to `join`, which knows what to do and what to say
+        if fd is not None:
+            self.fd = fd
+            self.path = cgroup.paths[""]
+        self.tasks = cgroup.open_tasks()
+
+    def close(self) -> None:
+        for fd in (*self.tasks.values(), self.fd):
+            if fd >= 0:
+                os.close(fd)
+        self.tasks = {}
+        self.fd = -1
+
+
+def join(cgroup: Cgroup, pid: int, init: int, below: Mapping[str, str], but: Collection[str] = ()) -> None:
+    """Put process `pid` into the container's cgroup, or those that `below` names; in those of `but` it is already.
 
     A container that was given its cgroup on v2 may have passed controllers on, and then nobody may be
     in it: the process goes where the container's `init` is.  Raises KernelError, ContainerError, UsageError.
@@ -44,7 +77,7 @@ def join(cgroup: Cgroup, pid: int, init: int, below: Mapping[str, str]) -> None:
         _join_below(cgroup, pid, below)
         return
     try:
-        cgroup.add(pid)
+        cgroup.add(pid, but)
     except KernelError as error:
         if cgroup.mode != "unified" or error.errno not in (errno.EBUSY, errno.EOPNOTSUPP):
             raise

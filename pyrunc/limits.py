@@ -17,7 +17,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .spec.types import Config
+
 POINTER = "/linux/resources"
+_SMALL_MEMORY = 32 << 20  # bytes
+
+
+def has_small_memory(config: Config) -> bool:
+    """Whether a process of ours must be in the cgroup for as short as can be.
+
+    What it takes there, an interpreter's worth of copied pages, is charged to the container.  Above that limit
+    it comes early.
+    """
+    memory = ((config.get("linux") or {}).get("resources") or {}).get("memory") or {}
+    return 0 < (memory.get("limit") or -1) < _SMALL_MEMORY
 
 
 class Write:

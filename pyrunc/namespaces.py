@@ -165,9 +165,9 @@ def spawn(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int], None], 
     return pid
 
 
-def fork_sibling(flags: int = 0) -> int:
-    """Fork a child of our parent's, with CLONE_NEW* flags.  Raises OSError."""
-    return clone3(flags | k.CLONE_PARENT, exit_signal=0)  # it takes ours
+def fork_sibling(flags: int = 0, cgroup_fd: int = -1) -> int:
+    """Fork a child of our parent's, with CLONE_NEW* flags; `cgroup_fd` as clone3's.  Raises OSError."""
+    return clone3(flags | k.CLONE_PARENT, exit_signal=0, cgroup_fd=cgroup_fd)  # its signal is ours
 
 
 def enter(joins: list[Join]) -> None:

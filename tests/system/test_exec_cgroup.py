@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +140,53 @@ def test_a_container_full_of_processes(runtime: Runtime, bundle: Bundle, host: H
     assert result.code == 0 and all(cgroups(result.out)[hierarchy] == f"/{name}"
                                     for hierarchy in ([""] if is_v2() else ["pids", "devices"])), result
     assert own.pids_current() == 1
+
+
+def trace_of_exec(each: Runtime, container: str, trace: Path, *options: str | Path) -> tuple[str, list[str]]:
+    """What `cat /proc/self/cgroup` printed, and whom exec has moved between cgroups (strace(1))."""
+    command = each.command("exec", *options, container, "cat", "/proc/self/cgroup")
+    done = subprocess.run(["strace", "-f", "-qq", "-y", "-e", "trace=write", "-o", trace, *command], check=True,
+                          timeout=60, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    return done.stdout, [line for line in trace.read_text().splitlines() if "/cgroup.procs>" in line]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("who", ["root", "another"])
+def test_it_is_moved_by_nobody(runtime: Runtime, v2: Runtime, bundle: Bundle, host: Host, name: str, tmp_path: Path,
+                               version: str, who: str) -> None:
+    """That would wait for an RCU grace period: it puts itself into v1's cgroups and is born in v2's.
+
+    Where that can't be, it is moved as ever.
+    """
+    each = runtime if version == "v1" else v2
+    container = start(each, bundle, name)
+    options = ("--user", "1000:1000") if who == "another" else ()
+    inits = Path(f"/proc/{each.state(container)['pid']}/cgroup")
+    out, moved = trace_of_exec(each, container, tmp_path / "trace", *options)
+    assert out == inits.read_text() and name in out and moved == []
+    process = tmp_path / "process.json"
+    process.write_text(json.dumps({"args": ["cat", "/proc/self/cgroup"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+                                   "execCPUAffinity": {"initial": "0"}}))
+    out, moved = trace_of_exec(each, container, tmp_path / "trace", "--process", process)
+    assert out == inits.read_text() and moved
+    assert each("delete", "--force", container).code == 0
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_not_before_it_has_to_where_memory_is_short(runtime: Runtime, v2: Runtime, bundle: Bundle, host: Host,
+                                                    name: str, tmp_path: Path, version: str) -> None:
+    """What getting ready takes isn't charged to a container that has little (v2 has no such limit on this machine)."""
+    each = runtime if version == "v1" else v2
+    for limit, early in ((64 << 20, True), (8 << 20, False)):
+        container = start(each, resources(bundle, memory={"limit": limit}) if version == "v1" or is_v2() else bundle,
+                          name)
+        if version == "v2" and not is_v2():
+            state = json.loads((each.root / container / "config.json").read_text())
+            state["linux"].setdefault("resources", {})["memory"] = {"limit": limit}
+            (each.root / container / "config.json").write_text(json.dumps(state))
+        out, moved = trace_of_exec(each, container, tmp_path / "trace")
+        assert name in out and (moved == []) == early, (limit, moved)
+        assert each("delete", "--force", container).code == 0
 
 
 def test_all_of_it_ends_with_the_container(runtime: Runtime, bundle: Bundle, host: Host, name: str) -> None:
