@@ -203,7 +203,7 @@ class StateDir:
     def read(self, name: str) -> bytes:
         """A file's contents.  Raises FileNotFoundError."""
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
-        with os.fdopen(fd, "rb") as file:
+        with open(fd, "rb") as file:
             return file.read()
 
     def read_state(self) -> dict[str, Any] | None:
@@ -228,7 +228,7 @@ class StateDir:
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
                          dir_fd=self.fd)
-            with os.fdopen(fd, "wb") as file:
+            with open(fd, "wb") as file:
                 file.write(data)
                 file.flush()
                 if durable:

@@ -27,7 +27,7 @@ FORBIDDEN = frozenset((
 #: Written in C, or next to nothing, or part of `os`.
 ALLOWED = frozenset((
     "_json", "_signal", "_socket", "_struct", "_stat", "errno", "fcntl", "gc", "select", "time", "posix", "pwd",
-    "__future__", "math", "os", "os.path", "posixpath", "genericpath", "stat", "_collections_abc",
+    "__future__", "math", "os", "os.path", "posixpath", "genericpath", "stat", "_collections_abc", "abc", "_abc",
 ))
 ENTRY = {"pyrunc", "pyrunc._version", "pyrunc.cli", "pyrunc.cli.options", "pyrunc.errors", "pyrunc.log", "pyrunc.spec",
          "pyrunc.spec.load"}

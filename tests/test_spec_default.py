@@ -21,7 +21,8 @@ from pyrunc.spec.load import dump, load_config
 DIFFERENCES = {
     "/ociVersion": "each writes the version it implements",
     "/hostname": "each writes its name",
-    # Without inheritable ones, which neither writes, they can't be raised: they have no effect with runc.
+    # Without inheritable ones, which neither writes, they can't be raised: they have no effect with runc,
+    # and later ones don't write them.
     **{f"/process/capabilities/ambient/{index}": "an ambient set would survive a change of user" for index in range(3)},
 }
 
@@ -45,7 +46,7 @@ def test_the_default_means_what_runc_writes(rootless: bool, tmp_path: Path) -> N
     ours = leaves(default_config(rootless, os.geteuid(), os.getegid()))
     everywhere = theirs.keys() | ours.keys()
     different = {pointer for pointer in everywhere if theirs.get(pointer) != ours.get(pointer)}
-    assert different == set(DIFFERENCES)
+    assert different == DIFFERENCES.keys() & theirs.keys()
 
 
 @pytest.mark.parametrize("rootless", [False, True])
