@@ -86,7 +86,8 @@ offer_frozen_modules(const char *package)
 }
 
 // The importer of frozen modules takes their __file__ and __path__ to be below sys._stdlib_dir, and leaves them out
-// where that is None, as it is here.  `os` and what it needs, frozen in the interpreter, are to have no wrong one.
+// where that is None, as it is here (Python 3.11; later ones know their library).  `os` and what it needs, frozen in
+// the interpreter, are to have no wrong one.
 static void
 locate_frozen_modules(const char *package)
 {
@@ -94,8 +95,10 @@ locate_frozen_modules(const char *package)
 	PyObject *path = encodings == NULL ? NULL : py.PyObject_GetAttrString(encodings, "__path__");
 	PyObject *directory = py.PyUnicode_DecodeFSDefault(package);
 
-	if (path == NULL || directory == NULL ||
-	    py.PyObject_CallMethod(path, "append", "s", PYRUNC_STDLIB "/encodings") == NULL ||
+	PyObject *own = py.PyUnicode_DecodeFSDefault(PYRUNC_STDLIB "/encodings");
+	int known = path == NULL || own == NULL ? -1 : py.PySequence_Contains(path, own);
+
+	if (known < 0 || directory == NULL || (!known && py.PyObject_CallMethod(path, "append", "O", own) == NULL) ||
 	    py.PyImport_ImportModule("os") == NULL || py.PySys_SetObject("_stdlib_dir", directory) < 0) {
 		py.PyErr_Print();
 		_exit(1);

@@ -293,6 +293,7 @@ find_package(const char *self, char *package)
 	X(PySys_SetObject)             \
 	X(PyObject_CallMethod)         \
 	X(PyObject_GetAttrString)      \
+	X(PySequence_Contains)         \
 	X(PyErr_Print)
 
 static struct {
