@@ -4,9 +4,10 @@
     python bench/bench.py --runtime pyrunc --runtime runc --runtime crun [--rounds N] [--json FILE]
 
 In each round every runtime, in an order that rotates, walks one container through run, and through
-create, state, start, kill and delete; each command is timed alone.  Alternating makes a slow moment
-of the machine hit all alike.  Wall is what the caller waits; CPU is what the command, and those of
-its children that it waited for, used (wait4(2)).  A runtime that can't run here is left out.
+create, state, start, exec, kill and delete; each command is timed alone.  Alternating makes a slow moment
+of the machine hit all alike.  The runtimes' state is on a tmpfs, as /run is.  Wall is what the caller
+waits; CPU is what the command, and those of its children that it waited for, used (wait4(2)).  A runtime that can't
+run here is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-COMMANDS = ("run", "create", "state", "start", "kill", "delete")
+COMMANDS = ("run", "create", "state", "start", "exec", "kill", "delete")
+TMPFS = "/dev/shm"
 WARM_UP = 2
 
 
@@ -73,14 +75,15 @@ def make_bundle(path: Path, runtime: str, args: list[str]) -> None:
     (path / "config.json").write_text(json.dumps(config))
 
 
-def round_of(runtime: str, scratch: Path, number: int) -> dict[str, Sample]:
+def round_of(runtime: str, scratch: Path, state: Path, number: int) -> dict[str, Sample]:
     """One container through `run`, another through the rest."""
-    program = [runtime, "--root", str(scratch / f"state-{Path(runtime).name}")]
+    program = [runtime, "--root", str(state / runtime.replace("/", "-"))]
     name = f"bench-{os.getpid()}-{number}"
     output = scratch / "output"
     samples = {"run": measure([*program, "run", f"{name}-r"], scratch / "true", output)}
     try:
-        for command, arguments in (("create", []), ("state", []), ("start", []), ("kill", ["KILL"])):
+        for command, arguments in (("create", []), ("state", []), ("start", []), ("exec", ["true"]),
+                                   ("kill", ["KILL"])):
             samples[command] = measure([*program, command, name, *arguments], scratch / "sleep", output)
         wait_until_stopped(program, name)
         samples["delete"] = measure([*program, "delete", name], scratch, output)
@@ -100,7 +103,7 @@ def wait_until_stopped(program: list[str], name: str) -> None:
     raise CommandFailed(f"{name} does not stop")
 
 
-def run_all(runtimes: list[str], rounds: int, scratch: Path) -> dict[str, dict[str, list[Sample]]]:
+def run_all(runtimes: list[str], rounds: int, scratch: Path, state: Path) -> dict[str, dict[str, list[Sample]]]:
     """All rounds of all runtimes; one that fails its first is dropped, with a word on why."""
     results: dict[str, dict[str, list[Sample]]] = {name: {c: [] for c in COMMANDS} for name in runtimes}
     for number in range(-WARM_UP, rounds):
@@ -108,7 +111,7 @@ def run_all(runtimes: list[str], rounds: int, scratch: Path) -> dict[str, dict[s
         turn = number % len(alive)
         for runtime in alive[turn:] + alive[:turn]:
             try:
-                samples = round_of(runtime, scratch, number + WARM_UP)
+                samples = round_of(runtime, scratch, state, number + WARM_UP)
             except CommandFailed as error:
                 print(f"left out: {error}", file=sys.stderr)
                 del results[runtime]
@@ -150,12 +153,13 @@ def main() -> None:
         parser.error(f"no such runtime: {options.runtime[runtimes.index(None)]}")
     out = options.json and options.json.absolute()
     here = Path.cwd()
-    with tempfile.TemporaryDirectory(prefix="pyrunc-bench-") as directory:
+    with tempfile.TemporaryDirectory(prefix="pyrunc-bench-") as directory, \
+            tempfile.TemporaryDirectory(prefix="pyrunc-bench-", dir=TMPFS) as state:
         scratch = Path(directory)
         found = [os.path.abspath(path) for path in runtimes if path]
         make_bundle(scratch / "true", found[0], ["true"])
         make_bundle(scratch / "sleep", found[0], ["sleep", "1000"])
-        results = run_all(found, options.rounds, scratch)
+        results = run_all(found, options.rounds, scratch, Path(state))
         os.chdir(here)
     print(f"{options.rounds} rounds; x: times {Path(next(iter(results))).name}'s median")
     print(table(results))
