@@ -96,7 +96,9 @@ def _mount_v1(root: RootFs, target: int, options: MountOptions) -> int:
         data.append(("context", root.mount_label))
     tmpfs = _new_mount("tmpfs", "tmpfs", attributes, data)
     k.move_mount(tmpfs, target)
-    for place, controllers in mounted().items():
+    if root.hierarchies is None:
+        root.hierarchies = mounted()
+    for place, controllers in root.hierarchies.items():
         name = place.rpartition("/")[2]
         os.mkdir(name, 0o755, dir_fd=tmpfs)
         below = os.open(name, O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tmpfs)

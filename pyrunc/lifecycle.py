@@ -14,16 +14,13 @@ process and the fifo each time it is asked for, never stored.
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from . import cgroup as cgroups
 from . import state as states
 from ._version import OCI_VERSION
-from .errors import ContainerError, ContainerNotFound, PyruncError, from_data, kernel_error
-from .hooks import hooks_of, run_hooks, run_hooks_warn
-from .linux import mount as k
-from .spec.load import load_config, parse
+from .errors import ContainerError, ContainerNotFound, PyruncError, kernel_error
+from .spec.load import load_own_config
 from .state import OOM, StateDir, process_start
 
 TYPE_CHECKING = False
@@ -43,8 +40,6 @@ else:
 
 DELETE_TIMEOUT = 10.0  # seconds for a killed init to be gone, as runc
 _POLL = 0.005
-_TINY_MEMORY = 1 << 20  # bytes of memory.limit with which execve itself may not come off
-_EXECVE_MILLISECONDS = 50  # for it to be killed
 
 
 def silent(_level: str, _message: str) -> None:
@@ -109,7 +104,7 @@ class Container:
                 data = self.directory.read(states.CONFIG)
             except FileNotFoundError:  # deleted since it was loaded
                 raise ContainerNotFound(self.id) from None
-            self._config = load_config(data)
+            self._config = load_own_config(data)
         return self._config
 
     @property
@@ -181,103 +176,19 @@ class Container:
         A startContainer or poststart hook that fails, or a program that can't be executed, is an
         error; the container is then stopped and deleted, as the lifecycle says.
         """
+        from .starting import start
+
         self.directory.lock()
         try:
             self.refresh()
-            self._start()
+            start(self)
         finally:
             if self.directory.fd >= 0:
                 self.directory.unlock()
 
-    def _start(self) -> None:
-        status = self.status()
-        if status == "stopped" and (killed := self._out_of_memory()):
-            killed.message = f"cannot start a container that has stopped: {killed.message}"
-            raise killed
-        if status != "created":
-            # runc's words; clients match them.
-            raise ContainerError({
-                "stopped": "cannot start a container that has stopped",
-                "running": "cannot start an already running container",
-            }.get(status, f"cannot start a container in the {status} state"))
-        if not self.config.get("process"):
-            raise ContainerError("cannot start a container without a process", pointer="/process")
-        try:
-            self._release()
-            run_hooks("poststart", hooks_of(self.config, "poststart"), self.hook_state("running", self.pid),
-                      pointer="/hooks/poststart", cwd=(self.data or {}).get("bundle"), report=self._progress)
-        except PyruncError as error:
-            self._abandon(error)
-            raise
-
-    def _progress(self, message: str) -> None:
+    def progress(self, message: str) -> None:
+        """Tell what is being done."""
         self.report("debug", message)
-
-    def _release(self) -> None:
-        """Open the fifo the init waits on, and wait for its execve or its error.
-
-        The fifo is taken away before the init goes on (init.py waits for that), so a container never
-        runs and is found `created`; if we die before, it doesn't run.
-        """
-        fifo = os.open(states.FIFO, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC,
-                       dir_fd=self.directory.fd)
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            os.close(fifo)
-            raise ContainerError("the container's init has died") from None
-        try:
-            name = _name_of(self.pid)
-            os.unlink(states.FIFO, dir_fd=self.directory.fd)
-            said = _read_until_closed(fifo, pidfd)
-            if said is None or (not said and self._died_in_execve(pidfd, name)):
-                raise self._died_before_start()
-        finally:
-            os.close(fifo)
-            os.close(pidfd)
-        if said:
-            error = parse(said, "init's error")
-            raise from_data(error if isinstance(error, dict) else {"message": "malformed error"})
-
-    def _died_in_execve(self, pidfd: int, name: bytes) -> bool:
-        """Whether the init is dead without having become the program, as far as that can be seen.
-
-        A dead or dying process that still has the init's name hasn't.  And when memory.limit is tiny the kernel
-        may kill it half-way: it has let go of the fifo, but not run one instruction of the program.
-        """
-        linux = self.config.get("linux") or {}
-        if linux.get("seccomp") and states.exit_signal(self.pid) == _signal.SIGSYS and _name_of(self.pid) == name:
-            return True
-        memory = (linux.get("resources") or {}).get("memory") or {}
-        tiny = 0 < (memory.get("limit") or 0) < _TINY_MEMORY
-        if not _is_dead(pidfd, _EXECVE_MILLISECONDS if tiny else 0):
-            return False
-        return _name_of(self.pid) == name or (tiny and bool(self.cgroup and self.cgroup.oom_kills()))
-
-    def _died_before_start(self) -> ContainerError:
-        if killed := self._out_of_memory():
-            return killed
-        if (self.config.get("linux") or {}).get("seccomp") and states.exit_signal(self.pid) == _signal.SIGSYS:
-            return ContainerError("the container's init was killed by its seccomp profile before it became the program",
-                                  pointer="/linux/seccomp", hint="execve has to be allowed, whatever its arguments")
-        return ContainerError("the container's init has died before it was started")
-
-    def _out_of_memory(self) -> ContainerError | None:
-        """That memory.limit was too low for the init, if it was."""
-        if self.cgroup is None or not self.cgroup.oom_kills():
-            return None
-        from .resources import out_of_memory
-
-        return out_of_memory(self.config)
-
-    def _abandon(self, cause: PyruncError) -> None:
-        """Stop and destroy after a failed start; a second failure is only told."""
-        self.report("debug", f"start failed, stopping the container: {cause}")
-        try:
-            self._kill_init()
-            self.destroy()
-        except PyruncError as error:
-            self.report("warning", f"cleaning up after a failed start: {error}")
 
     # kill
 
@@ -327,7 +238,7 @@ class Container:
         finally:
             os.close(pidfd)
 
-    def _kill_init(self) -> None:
+    def kill_init(self) -> None:
         """SIGKILL everything and wait until the init is gone.  Raises ContainerError after DELETE_TIMEOUT."""
         if self.alive():
             try:
@@ -398,7 +309,7 @@ class Container:
                 if not force:
                     raise ContainerError(f"cannot delete container {self.id} that is not stopped: {status}",
                                          hint="kill it first, or use --force")
-                self._kill_init()
+                self.kill_init()
             self.destroy()
         finally:
             if self.directory.fd >= 0:
@@ -427,10 +338,12 @@ class Container:
         if data.get("host_mounts") and data.get("rootfs"):
             _unmount(data["rootfs"])
         self.directory.remove()
-        if poststop and config is not None:
+        if poststop and config is not None and (config.get("hooks") or {}).get("poststop"):
+            from .hooks import hooks_of, run_hooks_warn
+
             for warning in run_hooks_warn("poststop", hooks_of(config, "poststop"), self.hook_state("stopped", 0),
                                           pointer="/hooks/poststop", cwd=data.get("bundle", "/"),
-                                          report=self._progress):
+                                          report=self.progress):
                 self.report("warning", warning)
 
     def _destroy_cgroup(self, cgroup: Cgroup) -> None:
@@ -451,51 +364,13 @@ class Container:
 
 def _unmount(rootfs: str) -> None:
     """Take away the mounts a container without a mount namespace made on the host."""
+    from .linux import mount as k
+
     try:
         k.umount(rootfs, k.MNT_DETACH)
     except OSError as error:
         if error.errno not in (2, 22):  # not there, not a mount point: done already
             raise kernel_error(f"unmount {rootfs}", error) from None
-
-
-def _read_until_closed(fifo: int, pidfd: int) -> bytes | None:
-    """What the init writes until execve (or its exit) closes the fifo; None if it died before it opened it."""
-    poller = select.poll()
-    poller.register(fifo, select.POLLIN)
-    poller.register(pidfd, select.POLLIN)
-    said = b""
-    opened = False
-    while True:
-        events = dict(poller.poll())
-        if fifo in events:
-            opened = True
-            chunk = os.read(fifo, 65536) if events[fifo] & select.POLLIN else b""
-            if not chunk:
-                return said
-            said += chunk
-        elif pidfd in events:
-            return said if opened else None
-
-
-def _is_dead(pidfd: int, milliseconds: int) -> bool:
-    """Whether the process is dead, or dies within that time."""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(milliseconds))
-
-
-def _name_of(pid: int) -> bytes:
-    """proc_pid_comm(5), b"" when the process is gone; a zombie still has it."""
-    try:
-        fd = os.open(f"/proc/{pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(fd, 64)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
 
 
 def load_all(root: str = "", report: Report = silent) -> list[Container]:

@@ -47,8 +47,8 @@ class RootFs:
     that only the parent could open (index of the mount -> descriptor).
     """
 
-    __slots__ = ("cgroup", "cgroup_namespace", "deferred", "fd", "mount_label", "path", "private", "proc_self",
-                 "sources", "user_namespace")
+    __slots__ = ("cgroup", "cgroup_namespace", "deferred", "fd", "hierarchies", "mount_label", "path", "private",
+                 "proc_self", "sources", "user_namespace")
 
     def __init__(self, fd: int, path: str, proc_self: int, *, private: bool, user_namespace: bool,
                  cgroup_namespace: bool, cgroup: Cgroup | None, sources: dict[int, int], mount_label: str = "") -> None:
@@ -61,6 +61,7 @@ class RootFs:
         self.cgroup = cgroup
         self.sources = sources
         self.mount_label = mount_label  # SELinux's, for what has no files of its own
+        self.hierarchies: dict[str, list[str]] | None = None  # cgroup_mounts.mounted, once it was asked for
         # Mounts that become read-only when everything below them has been made: (mount, pointer).
         self.deferred: list[tuple[int, str]] = []
 

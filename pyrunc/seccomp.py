@@ -225,11 +225,12 @@ def _newest(architectures: list[tuple[str, int]], names: list[str], library: Lib
     Of the machine's own where it names none, as runc does since 1.1.13.
     """
     newest = {}
-    for pointer, token in architectures or [("", library.native)]:
+    named: list[tuple[str | None, int]] = [*architectures]
+    for pointer, token in named or [(None, library.native)]:
         highest = max((library.number(name, token) or 0 for name in names), default=0)
         if highest > 0:
             newest[token] = highest
-        elif pointer:
+        elif pointer is not None:
             told.append(("warning", f"{pointer}: the profile names no call of this architecture"))
     return newest
 

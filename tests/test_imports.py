@@ -32,23 +32,24 @@ ALLOWED = frozenset((
 ENTRY = {"pyrunc", "pyrunc._version", "pyrunc.cli", "pyrunc.cli.options", "pyrunc.errors", "pyrunc.log", "pyrunc.spec",
          "pyrunc.spec.load"}
 #: What a command needs beside the entry: of the modules of the creating side nothing gets in here.
-LIFECYCLE = {"pyrunc.cgroup", "pyrunc.cgroupfs", "pyrunc.cgroupv1", "pyrunc.cgroupv2", "pyrunc.hooks",
+LIFECYCLE = {"pyrunc.cgroup", "pyrunc.cgroupfs", "pyrunc.cgroupv1", "pyrunc.cgroupv2",
              "pyrunc.lifecycle", "pyrunc.limits", "pyrunc.linux", "pyrunc.linux._syscall",
-             "pyrunc.linux.fs", "pyrunc.linux.mount", "pyrunc.linux.nr", "pyrunc.linux.process",
-             "pyrunc.linux.syscall", "pyrunc.paths", "pyrunc.signals", "pyrunc.state"}
+             "pyrunc.linux.fs", "pyrunc.linux.nr", "pyrunc.linux.process", "pyrunc.linux.syscall",
+             "pyrunc.paths", "pyrunc.signals", "pyrunc.state"}
+HOOKS = {"pyrunc.hooks"}
 STATS = {"pyrunc.events", "pyrunc.stats", "pyrunc.stats_v1", "pyrunc.stats_v2"}
 VALIDATING = {"pyrunc.spec._validator", "pyrunc.spec.check", "pyrunc.spec.check_linux"}
 UPDATING = {"pyrunc.control", "pyrunc.resources", "pyrunc.limits", "pyrunc.device_rules"}
 #: What goes into a container, and nothing of what makes one (creation, init, mounts, devices).
 ENTERING = {"pyrunc.capabilities", "pyrunc.channel", "pyrunc.console", "pyrunc.entering", "pyrunc.execution",
-            "pyrunc.foreground", "pyrunc.handover", "pyrunc.joining", "pyrunc.mountopts", "pyrunc.namespaces",
-            "pyrunc.passwd", "pyrunc.process", "pyrunc.rlimits", "pyrunc.rootfs"}
+            "pyrunc.foreground", "pyrunc.handover", "pyrunc.joining", "pyrunc.linux.mount", "pyrunc.mountopts",
+            "pyrunc.namespaces", "pyrunc.passwd", "pyrunc.process", "pyrunc.rlimits", "pyrunc.rootfs"}
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "version": (("--version",), set()),
     "state": (("state", "{id}"), LIFECYCLE),
-    "start": (("start", "{id}"), LIFECYCLE | VALIDATING),
+    "start": (("start", "{id}"), LIFECYCLE | HOOKS | {"pyrunc.starting"}),
     "kill": (("kill", "{id}", "KILL"), LIFECYCLE),
-    "delete": (("delete", "--force", "{id}"), LIFECYCLE | VALIDATING),
+    "delete": (("delete", "--force", "{id}"), LIFECYCLE),
     "pause": (("pause", "{id}"), LIFECYCLE | {"pyrunc.control"}),
     "resume": (("resume", "{id}"), LIFECYCLE | {"pyrunc.control"}),
     "ps": (("ps", "--format", "json", "{id}"), LIFECYCLE | {"pyrunc.control"}),

@@ -154,6 +154,17 @@ def load_config(data: bytes, name: str = "config.json") -> Config:
     return config
 
 
+def load_own_config(data: bytes) -> Config:
+    """The configuration that a container was created with, out of its state directory.
+
+    It was checked then, and nobody but its owner can write there.  Raises BundleError where it is not JSON.
+    """
+    config = parse(data, "config.json", drop_null=True)
+    if not isinstance(config, dict):
+        raise BundleError("config.json in the state directory is not an object")
+    return config  # type: ignore[return-value]
+
+
 def load_process(data: bytes, name: str) -> Process:
     """The checked process that the text `data` holds, for exec; raises and leaves out as load_config does."""
     from pyrunc.spec._validator import is_process
