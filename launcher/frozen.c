@@ -74,7 +74,7 @@ offer_frozen_modules(const char *package)
 	int fd = openat(directory, FROZEN_FILE, O_RDONLY | O_CLOEXEC);
 
 	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size > 0) {
-		void *file = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+		void *file = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
 		if (file != MAP_FAILED)
 			table = frozen_table(file, (size_t)st.st_size, directory);
 	}
