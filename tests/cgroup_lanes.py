@@ -67,9 +67,10 @@ def run_in_lane(lane: str, scenario: Scenario, seconds: float = 60) -> None:
                 break
             text += piece
     os.waitpid(pid, 0)
-    # Cgroups of others may go while it looks.
-    left = subprocess.run(["find", str(ROOT), "-ignore_readdir_race", "-maxdepth", "3", "-name",
-                           f"pyrunc-test-{pid}*"], capture_output=True, text=True, check=True).stdout
+    # Cgroups of others may go while it looks, also between what -ignore_readdir_race covers.
+    found = subprocess.run(["find", str(ROOT), "-ignore_readdir_race", "-maxdepth", "3", "-name",
+                            f"pyrunc-test-{pid}*"], capture_output=True, text=True, check=False)
+    left = found.stdout + "".join(line for line in found.stderr.splitlines() if "No such file" not in line)
     for name in set(root_control.read_text().split()) - set(passed_on):
         root_control.write_text(f"-{name}")  # as we found it
     if text or left:

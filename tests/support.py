@@ -21,6 +21,7 @@ BUSYBOX = "/bin/busybox"
 PYRUNC = str(Path(sys.prefix) / "bin" / "pyrunc")
 GLIBCS_OWN = (32, 33)  # the signals that glibc keeps to itself, and hides from its signal calls
 SLOW = 10 if os.environ.get("PYRUNC_VM") else 1  # an emulated machine, whose processors others use as well
+AT_FIRST = os.readlink("/proc/self/ns/mnt")  # pytest may go on in a mount namespace of its own: conftest.py
 WAIT = 20.0 * SLOW  # seconds for something that happens at once
 
 
@@ -201,12 +202,12 @@ class Host:
 
     @staticmethod
     def _processes() -> list[str]:
-        """Those that run a runtime or stand in a mount namespace other than ours."""
-        own = os.readlink("/proc/self/ns/mnt")
+        """Those that stand in a mount namespace other than ours."""
+        own = {AT_FIRST, os.readlink("/proc/self/ns/mnt")}
         found = []
         for entry in os.listdir("/proc"):
             try:
-                if not entry.isdigit() or os.readlink(f"/proc/{entry}/ns/mnt") == own:
+                if not entry.isdigit() or os.readlink(f"/proc/{entry}/ns/mnt") in own:
                     continue
                 fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
                 if fields[0] != "Z" and fields[3] not in machines.SESSIONS:

@@ -15,7 +15,7 @@ from conformance.vm.initramfs import JOB
 # libpython: what the command in the shared environment loads.
 PACKAGES = ("systemd", "systemd-sysv", "udev", "dbus", "dbus-user-session", "libpam-systemd", "kmod", "apparmor",
             "python3", f"libpython{sys.version_info[0]}.{sys.version_info[1]}", "libcap2-bin", "libseccomp2",
-            "iproute2", "procps", "uidmap", "busybox-static", "runc", "crun")
+            "iproute2", "procps", "uidmap", "e2fsprogs", "busybox-static", "runc", "crun")
 SIZE = "1500M"
 
 UNIT = f"""\

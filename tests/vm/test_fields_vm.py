@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from container_cgroup import ContainerCgroup, resources
-from support import Bundle, Host, Runtime, wait_for
+from support import Bundle, Host, Runtime, runc_version, wait_for
 
 pytestmark = pytest.mark.vm
 
@@ -48,7 +48,7 @@ def created(runtime: Runtime, bundle: Bundle) -> tuple[str, ContainerCgroup]:
 @pytest.mark.vm_short
 def test_every_field_at_once(runtime: Runtime, bundle: Bundle, host: Host, make_runtime: Callable[[str], Runtime],
                              blank_disk: Path, rdma: str) -> None:
-    """config-linux.md, Control groups: each in its file; runc 1.1.5 has the same where it knows the field."""
+    """config-linux.md, Control groups: each in its file; runc has the same where it knows the field."""
     disk = node(number_of(blank_disk))
     rates = {"throttleReadBpsDevice": 1 << 20, "throttleWriteBpsDevice": 2 << 20, "throttleReadIOPSDevice": 300,
              "throttleWriteIOPSDevice": 400}
@@ -72,8 +72,10 @@ def test_every_field_at_once(runtime: Runtime, bundle: Bundle, host: Host, make_
         "rdma.max": f"{rdma} hca_handle=2 hca_object=9", "cgroup.max.depth": "3",
     }
     weight = {"io.weight": "default 4950", "io.bfq.weight": "default 500"}
-    # runc's formula before 2025; what it knows since 1.2
-    differ = {"cpu.weight": "20", "cpu.max.burst": "0", "hugetlb.2MB.rsvd.max": "max"}
+    # runc's formula before 2025; what it knows since 1.2, and since 1.1.10
+    differ = {"cpu.weight": "20", "cpu.max.burst": "0"}
+    if runc_version() < (1, 1, 10):
+        differ["hugetlb.2MB.rsvd.max"] = "max"
     for each in (runtime, make_runtime("runc")):
         container, cgroup = created(each, bundle)
         own = cgroup.paths[""]
@@ -175,9 +177,10 @@ def test_fields_that_only_v1_has(runtime: Runtime, rdma: str) -> None:
         assert done.returncode == 0, done
         found += json.loads(done.stdout)
     assert {row["version"] for row in found} == {"v1"}
+    none = str(((1 << 63) - 1) // (2 * MiB) * (2 * MiB))
     assert {row["file"]: row["values"] for row in found} == {
         "net_cls.classid": ["1048577"] * 2, "net_prio.ifpriomap": ["lo 5"] * 2,
         "hugetlb.2MB.limit_in_bytes": [str(4 * MiB)] * 2,
-        "hugetlb.2MB.rsvd.limit_in_bytes": [str(4 * MiB), str(((1 << 63) - 1) // (2 * MiB) * (2 * MiB))],
+        "hugetlb.2MB.rsvd.limit_in_bytes": [str(4 * MiB), none if runc_version() < (1, 1, 10) else str(4 * MiB)],
         "rdma.max": [f"{rdma} hca_handle=max hca_object=9"] * 2,  # the last row's
     }
