@@ -84,7 +84,8 @@ class BuildGenerated(Command):
         shim.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, HERE / "tools" / "generate_validator.py", validator], check=True)
         subprocess.run([sys.executable, HERE / "tools" / "generate_messages.py", shim], check=True)
-        subprocess.run([sys.executable, HERE / "tools" / "freeze.py", out], check=True)
+        # Without columns, which only the ^^^^ of tracebacks are made of.
+        subprocess.run([sys.executable, "-X", "no_debug_ranges", HERE / "tools" / "freeze.py", out], check=True)
 
     def get_source_files(self) -> list[str]:
         return ["tools/generate_validator.py", "tools/generate_messages.py", "tools/freeze.py"]

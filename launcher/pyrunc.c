@@ -392,8 +392,8 @@ initialize(const char *package, int argc, char **argv)
 	set_path(&config, &config.base_exec_prefix, PYRUNC_PREFIX);
 	set_path(&config, &config.stdlib_dir, PYRUNC_STDLIB);
 	config.module_search_paths_set = 1;
+	add_search_path(&config, PYRUNC_DYNLOAD);  // first: of the library it is an extension that is searched for
 	add_search_path(&config, PYRUNC_STDLIB);
-	add_search_path(&config, PYRUNC_DYNLOAD);
 	add_search_path(&config, package);  // last: nothing in it can shadow the standard library
 
 	check(py.PyConfig_SetBytesArgv(&config, argc, argv));
