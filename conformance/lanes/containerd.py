@@ -115,6 +115,13 @@ class Containerd(Lane):
         options, command = words[:words.index(IMAGE)], words[words.index(IMAGE) + 1:]
         return self.do("run", "--rm", *self.named(), *options, IMAGE, self.name(), *command)
 
+    def printed(self, *words: str | Path) -> str:
+        """What a program prints that `run` runs; a second time where nothing has come.
+
+        ctr may end before it has read what the container wrote, whatever the runtime: docs/conformance.md.
+        """
+        return output(self.run(*words), ("run",)) or output(self.run(*words), ("run",))
+
     @contextmanager
     def container(self, *options: str, command: tuple[str, ...] = ("sleep", "1000")) -> Iterator[str]:
         name = self.name()
@@ -218,7 +225,7 @@ def topics(path: Path, name: str) -> list[str]:
 
 @check("run", "hello", short=True)
 def _(containerd: Containerd) -> str:
-    return output(containerd.run(IMAGE, "echo", "hello"), ("run",))
+    return containerd.printed(IMAGE, "echo", "hello")
 
 
 @check("run: exit status", "7", short=True)
@@ -243,16 +250,15 @@ def _(containerd: Containerd) -> str:
 
 @check("run: environment, directory", "b /tmp")
 def _(containerd: Containerd) -> str:
-    return output(containerd.run("--env", "A=b", "--cwd", "/tmp", IMAGE, "sh", "-c", "echo $A $PWD"), ("run",))
+    return containerd.printed("--env", "A=b", "--cwd", "/tmp", IMAGE, "sh", "-c", "echo $A $PWD")
 
 
 @check("run --read-only, --mount", "ro|from outside", short=True)
 def _(containerd: Containerd) -> str:
     where = containerd.directory()
     (where / "a").write_text("from outside")
-    done = containerd.run("--read-only", "--mount", f"type=bind,src={where},dst=/v,options=rbind:ro", IMAGE, "sh", "-c",
-                          "touch /x 2>/dev/null || echo -n 'ro|'; cat /v/a")
-    return output(done, ("run",))
+    return containerd.printed("--read-only", "--mount", f"type=bind,src={where},dst=/v,options=rbind:ro", IMAGE, "sh",
+                              "-c", "touch /x 2>/dev/null || echo -n 'ro|'; cat /v/a")
 
 
 @check("run --memory-limit, --cpus", "67108864 50000", short=True)
@@ -270,30 +276,29 @@ def _(containerd: Containerd) -> str:
 
 @check("run --seccomp", "2")
 def _(containerd: Containerd) -> str:
-    return output(containerd.run("--seccomp", IMAGE, "sh", "-c", "grep Seccomp: /proc/self/status | cut -f 2"), ("run",
-                                                                                                                 ))
+    return containerd.printed("--seccomp", IMAGE, "sh", "-c", "grep Seccomp: /proc/self/status | cut -f 2")
 
 
 @check("run --cap-add", "0 1")
 def _(containerd: Containerd) -> str:
     seen = []
     for options in ((), ("--cap-add", "CAP_SYS_ADMIN")):
-        done = containerd.run(*options, IMAGE, "sh", "-c", "grep CapEff /proc/self/status | cut -f 2")
-        seen.append(str(int(output(done, ("run",)), 16) >> 21 & 1))
+        shown = containerd.printed(*options, IMAGE, "sh", "-c", "grep CapEff /proc/self/status | cut -f 2")
+        seen.append(str(int(shown, 16) >> 21 & 1))
     return " ".join(seen)
 
 
 @check("run --device", "opens")
 def _(containerd: Containerd) -> str:
-    return output(containerd.run("--device", "/dev/fuse", IMAGE, "sh", "-c", "( : <>/dev/fuse ) && echo opens"),
-                  ("run",))
+    return containerd.printed("--device", "/dev/fuse", IMAGE, "sh", "-c", "( : <>/dev/fuse ) && echo opens")
 
 
 @check("run: a user namespace (--uidmap, --gidmap)", f"0 {SUB_IDS} 65536", short=True)
 def _(containerd: Containerd) -> str:
-    done = containerd.do("run", "--rm", "--uidmap", f"0:{SUB_IDS}:65536", "--gidmap", f"0:{SUB_IDS}:65536", IMAGE,
-                         containerd.name(), "cat", "/proc/self/uid_map")
-    return " ".join(output(done, ("run",)).split())
+    words = ("run", "--rm", "--uidmap", f"0:{SUB_IDS}:65536", "--gidmap", f"0:{SUB_IDS}:65536", IMAGE)
+    program = ("cat", "/proc/self/uid_map")
+    shown = containerd(*words, containerd.name(), *program) or containerd(*words, containerd.name(), *program)
+    return " ".join(shown.split())
 
 
 @check("container create, task start", "created, then started")
