@@ -50,7 +50,7 @@ def make_below(runtime: Runtime, container: str, path: str, *hierarchies: str) -
     """Cgroups below the container's in these hierarchies, in all if none is named."""
     made = {}
     for hierarchy, own in cgroups(Path(f"/proc/{runtime.state(container)['pid']}/cgroup").read_text()).items():
-        base = ROOT / (hierarchy or "unified").removeprefix("name=") / own.lstrip("/")
+        base = (ROOT / hierarchy.removeprefix("name=") if hierarchy else v2_base()) / own.lstrip("/")
         if base.is_dir() and own != "/" and (not hierarchies or hierarchy in hierarchies):
             (base / path).mkdir(parents=True)
             made[hierarchy] = base / path
