@@ -204,8 +204,9 @@ def furnish(scratch: Path, how: str) -> None:
     # Not over it: Podman unmounts what mountinfo shows below /sys/kernel, covered or not.
     subprocess.run(["umount", "--recursive", "--lazy", "/sys"], check=True)
     _mount("-t", "sysfs", "sysfs", "/sys")
-    if os.path.ismount(scratch / "sys/kernel/security"):
-        _mount("--bind", str(scratch / "sys/kernel/security"), "/sys/kernel/security")
+    for name in ("kernel/security", "fs/selinux"):
+        if os.path.ismount(scratch / "sys" / name):
+            _mount("--bind", str(scratch / "sys" / name), f"/sys/{name}")
     _mount_cgroups(how)
     subprocess.run(["umount", "-R", str(scratch / "sys")], check=True)
     for path in COVERED:
