@@ -164,12 +164,13 @@ class Execution:
             console_fd = self._keep(console.connect(options.console_socket))
         agent = self._connect_agent()
         joins = self._namespaces(proc)
+        root = self._root(proc)
         self.exposed = self._is_exposed()
         self.channel, theirs = pair()
         self.channel.ask_for_senders()
         self.channel.watched = options.watched
         doors = joining.Doors(self.container.cgroup if self._may_join_early() else None)
-        plan = entering.EntryPlan(self.container, self.process, joins, theirs, proc, self._root(proc), console_fd,
+        plan = entering.EntryPlan(self.container, self.process, joins, theirs, proc, root, console_fd,
                                   keep_fds, doors.tasks, exposed=self.exposed)
         try:
             joined = self._fork(plan, doors)
