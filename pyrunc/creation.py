@@ -111,6 +111,8 @@ class Creation:
         self._serve(directory)
         self.namespaces = namespaces.plan(config)
         self.mounts = mounts.plan(config, bundle.path)
+        for warning in filter(None, (step.warning() for step in self.mounts)):
+            report("warning", warning)
         self.process = process.plan(config)
         if self.process is not None:
             self.process.listens = options.listen_fds > 0

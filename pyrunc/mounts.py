@@ -44,6 +44,10 @@ class MountStep:
     def apply(self, root: RootFs) -> None:
         raise NotImplementedError
 
+    def warning(self) -> str:
+        """What of it comes to nothing, "" for nothing."""
+        return ""
+
     def _names(self) -> str:
         return f" ({','.join(self.options.names)})" if self.options.names else ""
 
@@ -212,6 +216,12 @@ class BindMount(MountStep):
     def describe(self) -> str:
         ids = f", {self.idmap.describe()}" if self.idmap else ""
         return f"bind {self.source} on {self.unsafe_target}{self._names()}{ids}"
+
+    def warning(self) -> str:
+        if not self.options.data:
+            return ""
+        return f"{self.pointer}/options: {self.options.data_string()}: a bind mount has no options of a file system, " \
+            "but its source's; left out"
 
     def open_tree(self) -> int:
         """A detached copy of the source's mount (tree).  Raises KernelError naming the source."""

@@ -321,3 +321,17 @@ def test_nothing_is_left_below_the_rootfs(runtime: Runtime, bundle: Bundle, host
     assert os.listdir(bundle.rootfs / "new") == []
     assert subprocess.run(["grep", "-c", str(bundle.path), "/proc/self/mountinfo"], capture_output=True,
                           text=True).stdout == "0\n"
+
+
+def test_a_bind_mount_has_no_options_of_a_file_system(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """mount(2) ignores them, and so do runc 1.1 and crun; a later runc refuses them.  They are told."""
+    source = bundle.path / "source"
+    source.mkdir()
+    bundle.config["mounts"].append({"destination": "/mnt", "type": "bind", "source": str(source),
+                                    "options": ["bind", "ro", "size=1m", "whatever"]})
+    result = runtime.run(bundle, "grep ' /mnt ' /proc/self/mountinfo")
+    pointer = f"/mounts/{len(bundle.config['mounts']) - 1}/options"
+    assert result.code == 0 and " ro," in result.out, result
+    assert [line for line in result.errors if pointer in line and "size=1m,whatever" in line], result
+    bundle.config["mounts"][-1]["options"] = ["bind", "ro", "nosuid", "rprivate"]
+    assert runtime.run(bundle, "true").err == ""
