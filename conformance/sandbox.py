@@ -76,11 +76,13 @@ def run(words: Sequence[str], report: Callable[[dict[str, Any]], object], how: s
     name = os.path.basename(scratch)
     report({"sandbox": name})
     cgroups = [Cgroup(controllers, directory, name) for controllers, directory in _own_cgroups()]
+    null = os.stat(os.devnull)
     try:
         for cgroup in cgroups:
             cgroup.make()
         return _run(words, report, how, scratch, cgroups)
     finally:
+        os.chown(os.devnull, null.st_uid, null.st_gid)  # crun 1.8.1 gives it to a user namespace's root
         for cgroup in cgroups:
             cgroup.remove()
         os.rmdir(scratch)
