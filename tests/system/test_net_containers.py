@@ -26,6 +26,9 @@ class Started:
         self.id = container
         self.pid = runtime.state(container)["pid"]
         self.node = lab.of_process(self.pid, container)
+        # `start` returns with the shell's execve; nc comes later (proc_net_tcp: port 80, listening).
+        wait_for(lambda: any(":0050 " in line and " 0A " in line for name in ("tcp", "tcp6")
+                             for line in Path(f"/proc/{self.pid}/net/{name}").read_text().splitlines()), "nc")
 
     def get(self, address: str, port: int) -> str:
         done = self.runtime("exec", self.id, "sh", "-c", f"nc -w 5 {address} {port} </dev/null")
