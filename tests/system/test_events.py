@@ -81,11 +81,11 @@ def test_stats_beside_runcs(runtime: Runtime, bundle: Bundle, host: Host, make_r
                  ("pids", "current"), ("cpuset", "sched_relax_domain_level"), ("cpuset", "sched_load_balance")):
         one, two = ours, runcs
         for name in path:
-            one, two = one[name], two[name]
+            one, two = one.get(name), two.get(name)  # neither tells of v2's cpusets
         assert one == two, path
     assert ours["memory"]["usage"]["limit"] == 96 << 20 and ours["pids"]["limit"] == 33
     assert set(ours["memory"]["raw"]) == set(runcs["memory"]["raw"])
-    assert len(ours["cpu"]["usage"]["percpu"]) == len(runcs["cpu"]["usage"]["percpu"])
+    assert len({len(data["cpu"]["usage"].get("percpu") or ()) for data in seen}) == 1  # v2 doesn't tell
     total = [data["cpu"]["usage"]["total"] for data in seen]
     assert 1 / 4 < total[0] / total[1] < 4
     assert abs(ours["memory"]["usage"]["usage"] - runcs["memory"]["usage"]["usage"]) < 8 << 20
