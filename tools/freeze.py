@@ -32,8 +32,8 @@ NAME = "_frozen.bin"
 HEAD = struct.Struct("=8s4sI")
 ENTRY = struct.Struct("=6I")
 PACKAGES = ("pyrunc", "pyrunc_shim")
-#: Of these the file would be twice as large, for commands that take seconds.
-LEFT_OUT = ("pyrunc/net/", "pyrunc/registry/")
+#: Of these the file would be twice as large, for commands that take seconds: images and networks.
+LEFT_OUT = ("pyrunc/net/", "pyrunc/registry/", "pyrunc/cli/imag", "pyrunc/cli/net")
 #: What the interpreter itself reads as it starts.
 STANDARD = ("encodings/__init__.py", "encodings/aliases.py", "encodings/utf_8.py")
 

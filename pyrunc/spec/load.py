@@ -159,10 +159,10 @@ def load_own_config(data: bytes) -> Config:
 
     It was checked then, and nobody but its owner can write there.  Raises BundleError where it is not JSON.
     """
-    config = parse(data, "config.json", drop_null=True)
+    config: Config = parse(data, "config.json", drop_null=True)
     if not isinstance(config, dict):
         raise BundleError("config.json in the state directory is not an object")
-    return config  # type: ignore[return-value]
+    return config
 
 
 def load_process(data: bytes, name: str) -> Process:
