@@ -184,7 +184,7 @@ class Cgroup:
         try:
             is_new = cgroupfs.make(path, made)
         except OSError as error:
-            if error.errno in _DENIED and self._may_be_missing():
+            if error.errno in _DENIED and self.may_be_missing():
                 self.skipped.append(path)
                 self.warnings.append(f"cgroup {path} can't be made ({os.strerror(error.errno)}): left out")
                 return
@@ -205,7 +205,7 @@ class Cgroup:
                 from None
         self.warnings += cgroupv2.enable_controllers(path)
 
-    def _may_be_missing(self) -> bool:
+    def may_be_missing(self) -> bool:
         """Whether an ordinary user, or root of a user namespace only, may be denied a cgroup."""
         return self.rootless if self.rootless is not None else os.geteuid() != 0 or in_user_namespace()
 
@@ -220,21 +220,6 @@ class Cgroup:
             if path not in but:
                 self._add(path, pid)
 
-    def open_tasks(self) -> dict[str, int]:
-        """By directory a descriptor that a process of one thread writes 0 to: by that it puts itself there.
-
-        Moving another process waits for an RCU grace period, some 10 ms; this doesn't.  Only v1 has it, and
-        whatever can't be opened is left to `add`, which says why.
-        """
-        found = {}
-        for path in dict.fromkeys(path for controller, path in self.paths.items() if controller):
-            try:
-                if path not in self.skipped:
-                    found[path] = os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC)
-            except OSError:
-                continue
-        return found
-
     def _add(self, path: str, pid: int) -> None:
         for left in reversed(range(_EINVAL_TRIES)):
             try:
@@ -246,7 +231,7 @@ class Cgroup:
                 if number == errno.EINVAL and left:
                     time.sleep(0.03)
                     continue
-                if number in _DENIED and self._may_be_missing():
+                if number in _DENIED and self.may_be_missing():
                     self.skipped.append(path)
                     self.warnings.append(f"cgroup {path} can't be joined ({os.strerror(number)}): left out")
                     return
@@ -259,21 +244,6 @@ class Cgroup:
             return None
         return KernelError(f"put the init into the cgroup {self.paths['']}", syscall="clone3", errno=number,
                            pointer=self.pointer, hint=_JOIN_HINTS[number])
-
-    def open_dir(self) -> int | None:
-        """A descriptor for clone3's CLONE_INTO_CGROUP, which knows v2 only; None where it won't do.
-
-        As `open_tasks` it saves the wait for a grace period.
-        """
-        path = self.paths.get("")
-        if path is None or path in self.skipped:
-            return None
-        if self.mode != "unified" and self._may_be_missing():  # being denied is no error there: left to `add`
-            return None
-        try:
-            return cgroupv2.descriptor(path)
-        except OSError as error:
-            raise kernel_error(f"open the cgroup {path}", error, syscall="open") from None
 
     # Its limits
 

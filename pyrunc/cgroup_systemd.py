@@ -214,17 +214,11 @@ class SystemdCgroup(Cgroup):
             raise ContainerError(f"cgroup {self.freezer()} is frozen", pointer=self.pointer,
                                  hint="a process put into it would never run")
 
-    def open_dir(self) -> int | None:
-        return super().open_dir() if self.claimed else None
-
     def add(self, pid: int, but: Collection[str] = ()) -> None:
         if not self.claimed:
             self._start(pid or os.getpid())
             return
         super().add(pid, but)
-
-    def open_tasks(self) -> dict[str, int]:
-        return super().open_tasks() if self.claimed else {}
 
     def _start(self, pid: int) -> None:
         from .systemd_manager import Manager

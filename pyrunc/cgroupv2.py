@@ -169,10 +169,6 @@ def thaw(directory: str) -> None:
     cgroupfs.write(f"{directory}/cgroup.freeze", "0")
 
 
-def descriptor(directory: str) -> int:
-    """An O_PATH descriptor of the cgroup, for clone3(2)'s CLONE_INTO_CGROUP."""
-    return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
 # linux.resources as writes.  As everywhere in the spec's Go types, 0 is "not given" where 0 means nothing.
 
 _PERIOD = 100000  # microseconds: what cpu.max has where nobody has set it

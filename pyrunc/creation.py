@@ -15,6 +15,7 @@ from . import cgroup as cgroups
 from . import devices, handover, init, mounts, namespaces, process
 from ._version import OCI_VERSION
 from .channel import Channel, pair
+from .doors import Doors
 from .errors import ContainerError, HookError, KernelError, PyruncError, UsageError, kernel_error
 from .hooks import hooks_of, run_hooks
 from .lifecycle import Container
@@ -338,22 +339,20 @@ class Creation:
             keep_fds=self.keep_fds, pivot=options.pivot, keyring=options.keyring,
             state=self.container.hook_state("creating", 0), joins_late=self.late_join,
         )
-        if not self.namespaces.staged and not self.late_join:
-            plan.tasks = self.cgroup.open_tasks()
-            self.init_joins = bool(plan.tasks)
-        cgroup_fd = None if self.namespaces.staged or self.late_join else self.cgroup.open_dir()
+        doors = Doors(None if self.namespaces.staged or self.late_join else self.cgroup)
+        plan.tasks = doors.tasks
+        self.init_joins = bool(doors.tasks)
+        self.born_in = [doors.path] if doors.fd >= 0 else []
         try:
             self.pid = namespaces.spawn(
                 self.namespaces, proc,
                 lambda pid: namespaces.write_id_maps(pid, proc, config.get("linux") or {}, "/linux"),
-                lambda: init.main(plan), -1 if cgroup_fd is None else cgroup_fd)
-            self.born_in = [] if cgroup_fd is None else [self.cgroup.paths[""]]
+                lambda: init.main(plan), doors.fd)
         except KernelError as error:
-            raise (self.cgroup.not_born(error.errno) if cgroup_fd is not None else None) or error from None
+            raise (self.cgroup.not_born(error.errno) if self.born_in else None) or error from None
         finally:
             theirs.close()
-            for fd in (*plan.tasks.values(), *(() if cgroup_fd is None else (cgroup_fd,))):
-                os.close(fd)
+            doors.close()
         self.report("debug", f"init is process {self.pid}")
         return plan
 

@@ -38,7 +38,7 @@ class EntryPlan:
     """Everything this side needs, made by the runtime before the fork.
 
     `exposed`: whether the container's processes could trace the one that becomes the program.  `tasks` of the cgroup
-    are to be joined at once: Cgroup.open_tasks.
+    are to be joined at once: Doors.tasks.
     """
 
     __slots__ = ("channel", "console_fd", "exposed", "id", "joins", "keep_fds", "keyring", "proc", "process", "root",

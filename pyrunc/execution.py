@@ -27,6 +27,7 @@ import time
 
 from . import capabilities, console, entering, handover, joining, namespaces, process
 from .channel import Unheard, pair
+from .doors import Doors
 from .errors import ContainerError, ContainerNotFound, PyruncError, UsageError, kernel_error
 from .limits import has_small_memory
 from .linux import process as k
@@ -169,7 +170,7 @@ class Execution:
         self.channel, theirs = pair()
         self.channel.ask_for_senders()
         self.channel.watched = options.watched
-        doors = joining.Doors(self.container.cgroup if self._may_join_early() else None)
+        doors = Doors(self.container.cgroup if self._may_join_early() else None)
         plan = entering.EntryPlan(self.container, self.process, joins, theirs, proc, root, console_fd,
                                   keep_fds, doors.tasks, exposed=self.exposed)
         try:
@@ -217,7 +218,7 @@ class Execution:
         affinity = self.process.config.get("execCPUAffinity") or {}
         return not (self.options.sub_cgroups or affinity.get("initial") or has_small_memory(self.container.config))
 
-    def _fork(self, plan: EntryPlan, doors: joining.Doors) -> list[str]:
+    def _fork(self, plan: EntryPlan, doors: Doors) -> list[str]:
         """Fork the one that gets ready; the cgroup's directories that it was born in."""
         # Nobody is born where a limit of processes is reached, or controllers are passed on; moving in goes still.
         for fd in (doors.fd, -1) if doors.fd >= 0 else (-1,):

@@ -82,7 +82,7 @@ class InitPlan:
         self.process = process
         self.cgroup = cgroup
         self.joins_late = joins_late  # the cgroup, so its memory limit is tight
-        self.tasks: dict[str, int] = {}  # of the cgroup, to be joined at once: Cgroup.open_tasks
+        self.tasks: dict[str, int] = {}  # of the cgroup, to be joined at once: Doors.tasks
         self.sources = sources
         self.proc = proc
         self.fifo_fd = fifo_fd

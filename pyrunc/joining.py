@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from . import cgroupfs, cgroupv1, cgroupv2
 from .errors import ContainerError, KernelError, UsageError, kernel_error
@@ -33,38 +32,6 @@ def parse(words: Iterable[str]) -> dict[str, str]:
                 raise UsageError(f"invalid --cgroup argument(s): controller {name} specified multiple times")
             found[name] = path
     return found
-
-
-class Doors:
-    """What lets a process into the container's cgroup from its birth on, with nobody moving it.
-
-    `tasks` as Cgroup.open_tasks, `fd` as Cgroup.open_dir, -1 for none; `path` is the directory of `fd`.
-    """
-
-    __slots__ = ("fd", "path", "tasks")
-
-    def __init__(self, cgroup: Cgroup | None) -> None:
-        """None: shut."""
-        self.tasks: dict[str, int] = {}
-        self.fd = -1
-        self.path = ""
-        if cgroup is None:
-            return
-        try:
-            fd = cgroup.open_dir()
-        except KernelError:
-            fd = None  # left to `join`, which knows what to do and what to say
-        if fd is not None:
-            self.fd = fd
-            self.path = cgroup.paths[""]
-        self.tasks = cgroup.open_tasks()
-
-    def close(self) -> None:
-        for fd in (*self.tasks.values(), self.fd):
-            if fd >= 0:
-                os.close(fd)
-        self.tasks = {}
-        self.fd = -1
 
 
 def join(cgroup: Cgroup, pid: int, init: int, below: Mapping[str, str], but: Collection[str] = ()) -> None:

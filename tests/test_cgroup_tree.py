@@ -15,6 +15,7 @@ from cgroup_lanes import EVERYWHERE, ROOT, lane_name, lanes, made, own_cgroups, 
 
 from pyrunc import cgroup, cgroupfs
 from pyrunc.cgroup import Cgroup
+from pyrunc.doors import Doors
 from pyrunc.errors import ContainerError, KernelError
 from pyrunc.linux.syscall import clone3
 
@@ -185,7 +186,7 @@ def test_an_ordinary_user_is_not_refused_but_warned() -> None:
         cg.add(0)
         assert cg.skipped == paths and len(cg.warnings) == len(paths)
         assert paths[0] in cg.warnings[0] and "left out" in cg.warnings[0]
-        assert cg.pids() == [] and cg.directories() == [] and cg.open_dir() is None and not cg.frozen()
+        assert cg.pids() == [] and cg.directories() == [] and Doors(cg).fd < 0 and not cg.frozen()
         cg.signal_all(signal.SIGKILL)
         cg.destroy()
         with pytest.raises(ContainerError):
@@ -207,18 +208,23 @@ def test_without_any_cgroup_mounted() -> None:
 @lanes("legacy")
 def test_v1_gives_no_directory_to_be_born_in() -> None:
     with made() as cg:
-        assert cg.open_dir() is None
+        doors = Doors(cg)
+        assert doors.fd < 0 and sorted(doors.tasks) == sorted(cg.directories())
+        doors.close()
 
 
 @lanes("unified", "hybrid")
 def test_v2_born_inside() -> None:
     with made() as cg:
-        fd = cg.open_dir()
-        assert fd is not None
-        pid = clone3(0, signal.SIGCHLD, fd)
+        doors = Doors(cg)
+        assert doors.fd >= 0 and doors.path == cg.paths[""]
+        pid = clone3(0, signal.SIGCHLD, doors.fd)
         if pid == 0:
+            if not all(path in cgroupfs.enter(doors.tasks) for path in cg.directories() if path != doors.path):
+                os._exit(1)
             os.execvp("sleep", ["sleep", "60"])
-        os.close(fd)
+        doors.close()
+        wait_for(lambda: cg.pids() == [pid])  # in v1's freezer it is when it has put itself there
         assert cg.pids() == [pid] and own_cgroups(pid)[""] == lane_name()
 
 

@@ -41,9 +41,10 @@ STATS = {"pyrunc.events", "pyrunc.stats", "pyrunc.stats_v1", "pyrunc.stats_v2"}
 VALIDATING = {"pyrunc.spec._validator", "pyrunc.spec.check", "pyrunc.spec.check_linux"}
 UPDATING = {"pyrunc.control", "pyrunc.resources", "pyrunc.limits", "pyrunc.device_rules"}
 #: What goes into a container, and nothing of what makes one (creation, init, mounts, devices).
-ENTERING = {"pyrunc.capabilities", "pyrunc.channel", "pyrunc.console", "pyrunc.entering", "pyrunc.execution",
-            "pyrunc.foreground", "pyrunc.handover", "pyrunc.joining", "pyrunc.linux.mount", "pyrunc.mountopts",
-            "pyrunc.namespaces", "pyrunc.passwd", "pyrunc.process", "pyrunc.rlimits", "pyrunc.rootfs"}
+ENTERING = {"pyrunc.capabilities", "pyrunc.channel", "pyrunc.console", "pyrunc.doors", "pyrunc.entering",
+            "pyrunc.execution", "pyrunc.foreground", "pyrunc.handover", "pyrunc.joining", "pyrunc.linux.mount",
+            "pyrunc.mountopts", "pyrunc.namespaces", "pyrunc.passwd", "pyrunc.process", "pyrunc.rlimits",
+            "pyrunc.rootfs"}
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "version": (("--version",), set()),
     "state": (("state", "{id}"), LIFECYCLE),
