@@ -332,7 +332,7 @@ class Creation:
         ours, theirs = pair()
         self.channel = ours
         plan = init.InitPlan(
-            config=config, bundle=self.bundle.path, rootfs_path=self.bundle.rootfs,
+            config=config, rootfs_path=self.bundle.rootfs,
             container_id=self.container.id, channel=theirs, namespaces=self.namespaces, mounts=self.mounts,
             device_nodes=devices.plan(config), process=self.process, cgroup=self.cgroup,
             sources=self._open_sources(proc), proc=proc, fifo_fd=fifo, console_fd=console_fd,

@@ -41,6 +41,7 @@ from .spec.sysctl import sysctl_path
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Sequence
     from typing import Any, NoReturn
 
     from .cgroup import Cgroup
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from .mounts import MountStep
     from .namespaces import NamespacePlan
     from .process import ProcessPlan
-    from .spec.types import Config, Process
+    from .spec.types import Config
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
@@ -62,17 +63,16 @@ _STOP_SIGNALS = (1, 2, 3, 6, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30)
 class InitPlan:
     """Everything the init needs, made by the parent before the fork."""
 
-    __slots__ = ("bundle", "cgroup", "channel", "config", "console_fd", "devices", "fifo_fd", "id", "joins_late",
+    __slots__ = ("cgroup", "channel", "config", "console_fd", "devices", "fifo_fd", "id", "joins_late",
                  "keep_fds", "keyring", "mounts", "namespaces", "pivot", "proc", "process", "rootfs", "sources",
-                 "state", "tasks")
+                 "state", "tasks", "umask")
 
-    def __init__(self, *, config: Config, bundle: str, rootfs_path: str, container_id: str, channel: Channel,
+    def __init__(self, *, config: Config, rootfs_path: str, container_id: str, channel: Channel,
                  namespaces: NamespacePlan, mounts: list[MountStep], device_nodes: list[DeviceNode],
                  process: ProcessPlan | None, cgroup: Cgroup | None, sources: dict[int, int], proc: int,
                  fifo_fd: int, console_fd: int, keep_fds: list[int], pivot: bool, keyring: bool,
                  state: dict[str, Any], joins_late: bool = False) -> None:
         self.config = config
-        self.bundle = bundle
         self.rootfs = rootfs_path
         self.id = container_id
         self.channel = channel
@@ -91,6 +91,7 @@ class InitPlan:
         self.pivot = pivot
         self.keyring = keyring
         self.state = state
+        self.umask = 0  # the caller's: _build
 
     def has_create_hooks(self) -> bool:
         """Whether hooks run between the mounts and pivot_root, which both sides wait for."""
@@ -181,7 +182,7 @@ def _join_keyring(plan: InitPlan) -> None:
 def _build(plan: InitPlan) -> RootFs:
     """Fill the namespaces: network, names, the tree of mounts, devices."""
     config, namespaces = plan.config, plan.namespaces
-    os.umask(0)  # modes below are what they say
+    plan.umask = os.umask(0)  # modes below are what they say
     if namespaces.create & k.CLONE_NEWNET:
         loopback_up()
     if config.get("hostname"):
@@ -221,21 +222,21 @@ def loopback_up() -> None:
         query.close()
 
 
-def _hooks(plan: InitPlan, kind: str, status: str, cwd: str) -> None:
+def _hooks(plan: InitPlan, kind: str, status: str, cwd: str | None, env_default: Sequence[str] | None = None) -> None:
     hooks = hooks_of(plan.config, kind)
     if hooks:
-        process: Process = plan.config.get("process") or {"cwd": "/"}
         # In the container the pid is the one seen there (runtime.md, State).
         state = {**plan.state, "status": status, "pid": os.getpid()}
-        run_hooks(kind, hooks, state, pointer=f"/hooks/{kind}", cwd=cwd,
-                  env_default=process.get("env") if kind == "startContainer" else None)
+        run_hooks(kind, hooks, state, pointer=f"/hooks/{kind}", cwd=cwd, env_default=env_default)
 
 
 def _enter(plan: InitPlan, root: RootFs) -> str:
     """Enter the root; do everything that can fail now; drop the privileges.  The program's path."""
     linux = plan.config.get("linux") or {}
     process = plan.process
-    _hooks(plan, "createContainer", "creating", plan.bundle)
+    os.umask(plan.umask)  # what these hooks make on the host is made as their caller's other programs would
+    _hooks(plan, "createContainer", "creating", plan.rootfs)
+    os.umask(0)
     if process is not None and process.terminal:
         size = process.config.get("consoleSize")
         console.set_up(root, plan.console_fd, (size["height"], size["width"]) if size else None, process.uid)
@@ -326,7 +327,8 @@ def _run(plan: InitPlan, program: str, fifo: int) -> None:
         # Their programs are the image's: the filter is for them as well.
         process.confine()
         confined = True
-    _hooks(plan, "startContainer", "created", "/")
+    # Where and as the program will be: in its working directory, which has been entered, with its environment.
+    _hooks(plan, "startContainer", "created", None, [f"{name}={value}" for name, value in process.env.items()])
     k.close_all_but({0, 1, 2, fifo, *plan.keep_fds})
     for fd in plan.keep_fds:
         os.set_inheritable(fd, True)

@@ -181,12 +181,31 @@ def test_start_container_defaults_to_the_programs_environment(runtime: Runtime, 
                                                               notes: Notes) -> None:
     """As runc; hooks on the host have an empty one."""
     bundle.process["env"] = ["PATH=/bin", "FROM=process"]
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    notes.path.chmod(0o777)
     for kind in ("createRuntime", "startContainer"):
         where = "/notes" if kind == "startContainer" else notes.path
         del notes.hook(kind, f"/bin/busybox cat /proc/$$/environ > {where}/{kind}; true")["env"]
     live(runtime, bundle)
-    assert notes.read("startContainer").split("\0")[:2] == ["PATH=/bin", "FROM=process"]
+    assert {"PATH=/bin", "FROM=process", "HOME=/home/alice"} <= set(notes.read("startContainer").split("\0"))
     assert notes.read("createRuntime") == ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_a_hook_starts_and_with_which_umask(runtime: Runtime, bundle: Bundle, host: Host, notes: Notes,
+                                                  kind: str) -> None:
+    """As with runc (but poststop hooks: where `delete` is called), the specification leaves it open."""
+    bundle.process["cwd"] = "/tmp"
+    bundle.process["user"]["umask"] = 0o027
+    notes.hook(kind, "pwd > $NOTES/cwd; umask > $NOTES/umask")
+    before = os.umask(0o026)
+    try:
+        live(runtime, bundle)
+    finally:
+        os.umask(before)
+    there = {"createContainer": bundle.rootfs, "startContainer": "/tmp"}.get(kind, bundle.path)
+    umask = "0027" if kind == "startContainer" else "0026"
+    assert (notes.lines("cwd"), notes.lines("umask")) == ([str(there)], [umask])
 
 
 # Failures
