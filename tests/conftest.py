@@ -35,7 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if os.geteuid() == 0 and reachable.closed(config.rootpath):
         call("unshare", CLONE_NEWNS)
-        k.mount(None, "/", None, k.MS_PRIVATE | k.MS_REC)
+        # Nothing of ours goes out; what systemd mounts comes in: a user's /run/user/UID is one of its mounts.
+        k.mount(None, "/", None, k.MS_SLAVE | k.MS_REC)
         reachable.open_up(config.rootpath)
 
 
