@@ -80,10 +80,26 @@ class NamespacePlan:
         """Open every path and check that it is a namespace of its type.  Raises ConfigError."""
         for join in list(self.joins):
             join.fd = _open_namespace(join)
-            if join.flag == k.CLONE_NEWUSER and os.stat(join.fd).st_ino == os.stat("/proc/self/ns/user").st_ino:
+            if not _is_ours(join):
+                continue
+            self._refuse_settings(join)
+            if join.flag == k.CLONE_NEWUSER:
                 # Joining the user namespace one is in is EINVAL, and not what anybody means.
                 os.close(join.fd)
                 self.joins.remove(join)
+
+    def _refuse_settings(self, join: Join) -> None:
+        """A namespace given by path may be the runtime's own: what is set there is set on the host."""
+        from .spec.sysctl import namespace_of, sysctl_path
+
+        pointers = ["/linux/sysctl/" + name.replace("~", "~0").replace("/", "~1")
+                    for name in (self.config.get("linux") or {}).get("sysctl") or {}
+                    if namespace_of(sysctl_path(name)) == join.type]
+        if join.flag == k.CLONE_NEWUTS:
+            pointers += [f"/{name}" for name in ("hostname", "domainname") if self.config.get(name)]
+        if pointers:
+            raise ConfigError(pointers[0], f"would change the host's: {join.path} is the runtime's own {join.type} "
+                              "namespace", hint="a namespace without a path is a new one")
 
     def user_namespace(self, pid: int, proc: int) -> int:
         """A descriptor of the container's user namespace, which `pid` is in; -1 if it is ours.  Raises KernelError."""
@@ -120,6 +136,12 @@ def plan(config: Config) -> NamespacePlan:
     order = list(TYPES)
     result.joins.sort(key=lambda join: order.index(join.type))
     return result
+
+
+def _is_ours(join: Join) -> bool:
+    """Whether it is the namespace that we are in."""
+    theirs, ours = os.stat(join.fd), os.stat(f"/proc/self/ns/{_PROC_NAMES[join.flag]}")
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def _open_namespace(join: Join) -> int:

@@ -39,7 +39,7 @@ def check_sysctls(sysctls: dict[str, str], namespaces: dict[str, str]) -> None:
             raise ConfigError(pointer, "is not the name of a kernel parameter")
         if path == "kernel/hostname":
             raise ConfigError(pointer, "conflicts with /hostname", hint="set /hostname instead")
-        wanted = _namespace_of(path)
+        wanted = namespace_of(path)
         if not wanted:
             raise ConfigError(pointer, "is not kept per namespace: it would change the host's")
         if wanted not in namespaces:
@@ -47,7 +47,8 @@ def check_sysctls(sysctls: dict[str, str], namespaces: dict[str, str]) -> None:
                               "or it would change the host's")
 
 
-def _namespace_of(path: str) -> str:
+def namespace_of(path: str) -> str:
+    """The kind of namespace that the parameter at `path` is kept in, "" for none."""
     if path in _IPC or path.startswith("fs/mqueue/"):
         return "ipc"
     if path.startswith("net/"):

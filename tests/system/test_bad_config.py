@@ -8,6 +8,7 @@ Each case is the default configuration with some values put in; the runtime is a
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,12 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "sysctl without network": ({"/linux/namespaces": [{"type": "mount"}, {"type": "uts"}],
                                 "/linux/sysctl": {"net.ipv4.ip_forward": "1"}},
                                ["/linux/sysctl/net.ipv4.ip_forward: needs a network namespace"]),
+    "sysctl of the host's network": ({"/linux/namespaces/1": {"type": "network", "path": "/proc/self/ns/net"},
+                                      "/linux/sysctl": {"net/ipv4/ip_forward": "lots"}},
+                                     ["/linux/sysctl/net~1ipv4~1ip_forward: would change the host's: /proc/self"]),
+    "hostname of the host": ({"/linux/namespaces/3": {"type": "uts", "path": "/proc/self/ns/uts"},
+                              "/hostname": os.uname().nodename},
+                             ["/hostname: would change the host's: /proc/self/ns/uts is the runtime's own uts"]),
     "sysctl climbing": ({"/linux/sysctl": {"net/../kernel/panic": "1"}}, ["/linux/sysctl/net~1..~1kernel~1panic: "]),
     "sysctl hostname": ({"/linux/sysctl": {"kernel.hostname": "x"}}, ["set /hostname instead"]),
     "masked relative": ({"/linux/maskedPaths": ["proc"]}, ['/linux/maskedPaths/0: "proc" is not an absolute path']),
@@ -264,8 +271,8 @@ def test_the_control(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Pat
 
 
 RUNC_REFUSES = ("rootfs missing", "hostname without uts", "namespace of another type", "sysctl of the host",
-                "bind source missing", "file system unknown", "bind over /proc", "program missing",
-                "program a directory", "hook fails", "cwd a file")
+                "sysctl of the host's network", "bind source missing", "file system unknown", "bind over /proc",
+                "program missing", "program a directory", "hook fails", "cwd a file")
 
 
 @pytest.mark.parametrize("other", ["runc"])
