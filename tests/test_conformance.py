@@ -110,3 +110,11 @@ def test_a_suite_that_is_not_built_is_told(tmp_path: Path) -> None:
                            str(tmp_path)], cwd=TREE, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert f"no validation programs in {tmp_path}" in done.stderr
+
+
+def test_a_cluster_whose_programs_are_not_there_is_told() -> None:
+    """The lane kubernetes takes programs that no distribution has: it names those that are missing."""
+    done = subprocess.run([sys.executable, "-m", "conformance", "run", "kubernetes", "--runtime", "/bin/true"],
+                          cwd=TREE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "not installed: " in done.stderr and "kube-apiserver" in done.stderr and "kubelet" in done.stderr

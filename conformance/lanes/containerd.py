@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conformance import image, snippets
 from conformance.checks import Table, wait_for
@@ -56,7 +57,7 @@ NETWORK = """\
 
 
 class Containerd(Lane):
-    needs = ("containerd", "ctr", "containerd-shim-runc-v2", "curl")
+    needs: tuple[str, ...] = ("containerd", "ctr", "containerd-shim-runc-v2", "curl")
     shim = snippets.SHIM
 
     def start(self) -> None:
@@ -183,7 +184,7 @@ class Containerd(Lane):
             process.kill()
             process.wait()
 
-    def table(self) -> Table[Containerd]:
+    def table(self) -> Table[Any]:
         from conformance.lanes import checkpoint_checks
 
         return Table(self.common(), *([checkpoint_checks.RUNC_SHIM] if checkpoint_checks.possible() else []))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 from conformance import snippets
 from conformance.checks import Table, wait_for
@@ -20,6 +21,11 @@ SHIM = "containerd-shim-pyrunc-v1"  # what containerd looks for when it is asked
 class Native(containerd.Containerd):
     shim = "io.containerd.pyrunc.v1"
 
+    def __init__(self, room: Room, runtime: str) -> None:
+        if not os.access(Path(runtime).with_name(SHIM), os.X_OK):
+            raise Unavailable(f"the shim io.containerd.pyrunc.v1 is not installed: no {SHIM} beside {runtime}")
+        super().__init__(room, runtime)
+
     def start(self) -> None:
         self.environment["PATH"] = f"{os.path.dirname(self.runtime)}:{self.environment['PATH']}"
         super().start()
@@ -31,13 +37,11 @@ class Native(containerd.Containerd):
     def named(self, *options: str) -> list[str]:
         return ["--runtime", self.shim, *options]
 
-    def table(self) -> Table[containerd.Containerd]:
+    def table(self) -> Table[Any]:
         return Table(self.common(), TABLE)
 
 
 def make(room: Room, runtime: str, suite: str) -> Native:
-    if not os.access(Path(runtime).with_name(SHIM), os.X_OK):
-        raise Unavailable(f"the shim io.containerd.pyrunc.v1 is not installed: no {SHIM} beside {runtime}")
     return Native(room, runtime)
 
 
