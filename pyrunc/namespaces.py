@@ -82,24 +82,24 @@ class NamespacePlan:
             join.fd = _open_namespace(join)
             if not _is_ours(join):
                 continue
-            self._refuse_settings(join)
+            self._refuse_sysctls(join)
             if join.flag == k.CLONE_NEWUSER:
                 # Joining the user namespace one is in is EINVAL, and not what anybody means.
                 os.close(join.fd)
                 self.joins.remove(join)
 
-    def _refuse_settings(self, join: Join) -> None:
-        """A namespace given by path may be the runtime's own: what is set there is set on the host."""
+    def _refuse_sysctls(self, join: Join) -> None:
+        """A namespace given by path may be the runtime's own: what is set there is set on the host, as runc sees it.
+
+        (A hostname is set there: config.md, Hostname, has that.)
+        """
         from .spec.sysctl import namespace_of, sysctl_path
 
-        pointers = ["/linux/sysctl/" + name.replace("~", "~0").replace("/", "~1")
-                    for name in (self.config.get("linux") or {}).get("sysctl") or {}
-                    if namespace_of(sysctl_path(name)) == join.type]
-        if join.flag == k.CLONE_NEWUTS:
-            pointers += [f"/{name}" for name in ("hostname", "domainname") if self.config.get(name)]
-        if pointers:
-            raise ConfigError(pointers[0], f"would change the host's: {join.path} is the runtime's own {join.type} "
-                              "namespace", hint="a namespace without a path is a new one")
+        for name in (self.config.get("linux") or {}).get("sysctl") or {}:
+            if namespace_of(sysctl_path(name)) == join.type:
+                raise ConfigError("/linux/sysctl/" + name.replace("~", "~0").replace("/", "~1"),
+                                  f"would change the host's: {join.path} is the runtime's own {join.type} namespace",
+                                  hint="a namespace without a path is a new one")
 
     def user_namespace(self, pid: int, proc: int) -> int:
         """A descriptor of the container's user namespace, which `pid` is in; -1 if it is ours.  Raises KernelError."""

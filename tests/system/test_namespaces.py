@@ -105,6 +105,13 @@ def test_join_by_path(runtime: Runtime, make_bundle: Callable[[str], Bundle], ho
     runtime.clean_up()
 
 
+def test_the_runtimes_own_uts_namespace_by_path(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """config.md, Hostname: the container's UTS namespace may be the runtime's; it has been asked for by name."""
+    bundle.namespace("uts", "/proc/self/ns/uts").config["hostname"] = os.uname().nodename  # what it is already
+    result = runtime.run(bundle, "hostname; readlink /proc/self/ns/uts")
+    assert result.lines == [os.uname().nodename, os.readlink("/proc/self/ns/uts")], result
+
+
 def test_join_all_of_another_container(runtime: Runtime, make_bundle: Callable[[str], Bundle], host: Host,
                                        tmp_path: Path) -> None:
     """Everything but the mount namespace, as a pod's second container; it sees the first one's processes."""
