@@ -50,6 +50,7 @@ def test_an_option_is_said_in_each_of_gos_ways(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(("word", "expected"), [
     ("--no-pivot", True), ("-no-pivot", True), ("--no-pivot=true", True), ("-no-pivot=false", False),
+    ("--no-pivot=1", True), ("--no-pivot=T", True), ("--no-pivot=FALSE", False), ("--no-pivot=0", False),
 ])
 def test_a_flag(word: str, expected: bool) -> None:
     args, _ = parse([word, "web"], OPTIONS, ARGUMENTS, "create")
@@ -141,7 +142,7 @@ def test_help_lists_the_commands() -> None:
     shown = pyrunc("--help")
     assert shown.returncode == 0 and shown.stdout.startswith("usage: pyrunc [global options] COMMAND")
     for command, summary in COMMANDS.items():
-        assert f"  {command:<10}{summary}\n" in shown.stdout
+        assert f"  {command:<12}{summary}\n" in shown.stdout and len(command) < 12
     for option in ("--root DIR", "--log FILE", "--log-format text|json", "--debug", "--systemd-cgroup", "--rootless"):
         assert option in shown.stdout
     assert pyrunc("help").stdout == pyrunc("-h").stdout == shown.stdout
@@ -183,7 +184,7 @@ def test_a_mistake_is_one_line_and_exit_1(words: tuple[str, ...], expected: str,
 
 def test_global_flags_take_values_as_well(tmp_path: Path) -> None:
     for words in (["--debug=true"], ["-debug=false"], ["--rootless", "true"], ["--rootless=false"],
-                  ["--systemd-cgroup=false"]):
+                  ["--systemd-cgroup=false"], ["--debug=1"], ["--rootless=0"]):
         done = pyrunc(*words, f"--root={tmp_path}", "list", "-q")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), words
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from pyrunc._version import OCI_VERSION, __version__
-from pyrunc.cli.options import HELP, Option, parse, usage
+from pyrunc.cli.options import BOOLEANS, HELP, Option, parse, usage
 from pyrunc.errors import PyruncError, UsageError
 from pyrunc.log import Log
 
@@ -147,10 +147,11 @@ def _dispatch(args: Args, rest: list[str], context: Context) -> int:
 
         found = get_close_matches(name, COMMANDS, 1)
         raise UsageError(f'unknown command "{name}"', hint=f"did you mean {found[0]}?" if found else "pyrunc --help")
-    if args["rootless"] not in ("true", "false", "auto"):
+    rootless = BOOLEANS.get(args["rootless"], args["rootless"])
+    if rootless not in ("true", "false", "auto"):
         raise UsageError(f'--rootless is true, false or auto, not "{args["rootless"]}"')
     module = _load(name)
-    context.given_root, context.rootless = args["root"], {"true": True, "false": False}.get(args["rootless"])
+    context.given_root, context.rootless = args["root"], {"true": True, "false": False}.get(rootless)
     context.systemd_cgroup, context.criu = args.flag("systemd-cgroup"), args["criu"]
     if hasattr(module, "SUBCOMMANDS"):
         context.command = name
@@ -171,7 +172,7 @@ def _load(name: str) -> ModuleType:
 
 def _help() -> str:
     lines = ["usage: pyrunc [global options] COMMAND [options] [arguments]", "", "commands:"]
-    lines += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines += [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
     lines += ["", "global options:"]
     for option in (*GLOBAL_OPTIONS, HELP):
         left = f"--{option.name}" + (f" {option.metavar}" if option.takes_value else "")

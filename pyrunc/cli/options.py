@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+# What Go's strconv.ParseBool takes, as runc does.
+BOOLEANS = {**dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), "true"),
+            **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), "false")}
+
+
 class Option:
     """`--name`, perhaps with a value: `kind` is flag, text, number, or list (a text that may be given again)."""
 
@@ -144,8 +149,10 @@ def _take(word: str, rest: list[str], table: dict[str, Option], args: Args, comm
             value = rest.pop(0)
     elif not equals:
         value = "true"
-    elif value not in ("true", "false"):
+    elif value not in BOOLEANS:
         raise UsageError(f"{command}: --{option.name} is true or false, not {value!r}")
+    else:
+        value = BOOLEANS[value]
     args.values[option.name] = value
     if option.kind == "list":
         args.lists[option.name].append(value)

@@ -7,7 +7,7 @@ import json
 import signal
 from pathlib import Path
 
-from support import Bundle, Host, Runtime
+from support import Bundle, Host, Runtime, wait_for
 
 
 def test_each_status_in_turn(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
@@ -70,6 +70,17 @@ def test_kill_of_a_stopped_container(runtime: Runtime, bundle: Bundle, host: Hos
     refused = runtime("kill", container)
     assert refused.code == 1 and "container not running" in refused.err
     assert runtime("kill", "--all", container, "KILL").code == 0
+
+
+def test_an_empty_signal_is_the_default(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
+    """What a script's unset variable leaves: runc takes it for none."""
+    container = runtime.create(bundle.args("trap 'echo TERM; exit' TERM; echo ready; while :; do sleep 0.02; done"),
+                               output=tmp_path / "out")
+    assert runtime("start", container).code == 0
+    wait_for(lambda: "ready" in (tmp_path / "out").read_text())
+    assert runtime("kill", container, "").code == 0
+    runtime.wait(container)
+    assert (tmp_path / "out").read_text() == "ready\nTERM\n"
 
 
 def test_the_programs_exit_code_is_runs(runtime: Runtime, bundle: Bundle, host: Host) -> None:
