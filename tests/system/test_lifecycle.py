@@ -77,7 +77,7 @@ def test_an_empty_signal_is_the_default(runtime: Runtime, bundle: Bundle, host: 
     container = runtime.create(bundle.args("trap 'echo TERM; exit' TERM; echo ready; while :; do sleep 0.02; done"),
                                output=tmp_path / "out")
     assert runtime("start", container).code == 0
-    wait_for(lambda: "ready" in (tmp_path / "out").read_text())
+    wait_for(lambda: "ready" in (tmp_path / "out").read_text(), "the trap")
     assert runtime("kill", container, "").code == 0
     runtime.wait(container)
     assert (tmp_path / "out").read_text() == "ready\nTERM\n"
