@@ -188,8 +188,9 @@ class Cgroup:
                 self.skipped.append(path)
                 self.warnings.append(f"cgroup {path} can't be made ({os.strerror(error.errno)}): left out")
                 return
-            raise kernel_error(f"make the cgroup {path}", error, syscall="mkdir",
-                               pointer=self.pointer) from None
+            hint = "--rootless true goes without" if error.errno in _DENIED and os.geteuid() != 0 else ""
+            raise kernel_error(f"make the cgroup {path}", error, syscall="mkdir", pointer=self.pointer, hint=hint) \
+                from None
         if is_new:
             self.given = [other for other in self.given if other != path]
         elif pids := cgroupfs.pids_at(path):
@@ -206,8 +207,13 @@ class Cgroup:
         self.warnings += cgroupv2.enable_controllers(path)
 
     def may_be_missing(self) -> bool:
-        """Whether an ordinary user, or root of a user namespace only, may be denied a cgroup."""
-        return self.rootless if self.rootless is not None else os.geteuid() != 0 or in_user_namespace()
+        """Whether an ordinary user, or root of a user namespace only, may be denied a cgroup.
+
+        One that is named in config.json is wanted: to go without is for who says so (config-linux.md, Cgroups Path).
+        """
+        if self.rootless is None:
+            return not self.pointer and (os.geteuid() != 0 or in_user_namespace())
+        return self.rootless
 
     def not_empty(self, path: str, pids: list[int]) -> ContainerError:
         """That the cgroup is somebody's."""

@@ -180,7 +180,10 @@ def test_an_ordinary_user_is_not_refused_but_warned() -> None:
     def child() -> None:
         os.setresgid(1000, 1000, 1000)
         os.setresuid(1000, 1000, 1000)
-        cg = cgroup.plan(lane_name(), "x")
+        with pytest.raises(KernelError, match="--rootless true") as info:
+            cgroup.plan(lane_name(), "x").create()  # named, so wanted
+        assert info.value.pointer == "/linux/cgroupsPath"
+        cg = cgroup.plan(None, lane_name().strip("/"))
         paths = cg.directories()
         cg.create()
         cg.add(0)

@@ -205,6 +205,17 @@ def test_rootless_says_whether_cgroups_may_be_missed(home: Path, host: Host) -> 
     assert "make the cgroup /sys/fs/cgroup" in line and "permission denied (EACCES)" in line, line
 
 
+@CGROUPS
+def test_a_cgroup_that_is_named_is_wanted(home: Path, host: Host, cgroups: str) -> None:
+    """config-linux.md, Cgroups Path: where the container has to be, unless its user says that it may go without."""
+    result = User(home, cgroups=cgroups).run(spec('c["linux"]["cgroupsPath"] = "/nobodys/web"', "echo ran") + """
+        $P run web || echo failed; ls run/pyrunc; $P --rootless true run web""")
+    assert result.lines == ["failed", "ran"], result
+    (line,) = result.errors
+    assert line.startswith("pyrunc: run web: /linux/cgroupsPath: make the cgroup /sys/fs/cgroup/"), line
+    assert "permission denied (EACCES) (--rootless true goes without)" in line, line
+
+
 @pytest.mark.parametrize(("path", "mode", "said"), [
     ("config.json", 0o600, "config.json: permission denied (EACCES)"),
     (".", 0o700, "permission denied (EACCES)"),
