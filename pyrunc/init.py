@@ -240,6 +240,8 @@ def _enter(plan: InitPlan, root: RootFs) -> str:
     if process is not None and process.terminal:
         size = process.config.get("consoleSize")
         console.set_up(root, plan.console_fd, (size["height"], size["width"]) if size else None, process.uid)
+        os.close(plan.console_fd)  # not at `start` only: who has the terminal may read until the end
+        plan.console_fd = -1
         console.take_control()
     elif process is not None and plan.devices:  # not in a /dev bound from outside, which is left alone
         devices.own_null(root)

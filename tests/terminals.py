@@ -87,6 +87,8 @@ class Listener:
         connection, _ = self.socket.accept()
         with connection:
             data, ancillary, _, _ = connection.recvmsg(256, socket.CMSG_LEN(64))
+            connection.settimeout(20)
+            assert connection.recv(1) == b""  # the end: nobody keeps the connection, a created container's init neither
         fds = array.array("i")
         for _, _, raw in ancillary:
             fds.frombytes(raw)
