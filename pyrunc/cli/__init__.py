@@ -54,7 +54,8 @@ GLOBAL_OPTIONS = (
     Option("systemd-cgroup", help="have systemd make the cgroup; cgroupsPath is then slice:prefix:name"),
     Option("criu", kind="text", metavar="FILE", help="the criu to checkpoint and restore with (default: PATH's)"),
     Option("rootless", kind="text", metavar="true|false|auto", default="auto",
-           help="go without cgroups that may not be made, and ask the user's systemd (auto: as an ordinary user)"),
+           help="go without cgroups that may not be made, and ask the user's systemd (auto: as an ordinary user, "
+                "but not without one that cgroupsPath names)"),
     Option("version", "v", help="print the version"),
 )
 
