@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from conformance.errors import Failed, TooLate
 
-Lane = TypeVar("Lane")
+Lane = TypeVar("Lane", contravariant=True)  # a table for any lane of a kind is one for a single lane of it
 SLOW = 5 if os.environ.get("PYRUNC_VM") else 1  # emulated (conformance/vm)
 
 

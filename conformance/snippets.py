@@ -29,6 +29,12 @@ def snippet(heading: str, runtime: str) -> str:
     return blocks(heading)[0].replace(RUNTIME, runtime)
 
 
+def handler() -> str:
+    """That of the RuntimeClass in docs/integrations.md."""
+    lines = snippet("Kubernetes", "").splitlines()
+    return next(line.split()[1] for line in lines if line.startswith("handler:"))
+
+
 def network(store: Path) -> str:
     """The network of pyrunc-cni, kept in the lane: Podman's clean-up, which conmon starts, has no environment."""
     data = json.loads(blocks("pyrunc-cni")[0])

@@ -119,8 +119,7 @@ class Execution:
             raise ContainerError("cannot exec in a paused container (use --ignore-paused to override)")
         wanted = complete(container.config, wanted)
         self.process = process.ProcessPlan(container.config, wanted)
-        for warning in self.process.warnings:
-            container.report("warning", warning)
+        self._warn()
         given = bool(options.console_socket) or options.console_fd >= 0
         if self.process.terminal and not given:
             raise UsageError("cannot allocate tty if runc will detach without setting console socket",
@@ -128,6 +127,17 @@ class Execution:
         if given and not self.process.terminal:
             raise UsageError("cannot use console socket if runc will not detach or allocate tty",
                              hint="give --tty as well")
+
+    def _warn(self) -> None:
+        """What can't be had, but for what `create` has told already.
+
+        Without --log this goes to stderr, which is the program's: a probe that reads it would get it every time.
+        """
+        own = self.container.config.get("process")
+        told = process.ProcessPlan(self.container.config, own).warnings if own and self.process.warnings else ()
+        for warning in self.process.warnings:
+            if warning not in told:
+                self.container.report("warning", warning)
 
     def run(self) -> int:
         """All the steps; the pid."""

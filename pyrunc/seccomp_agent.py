@@ -75,7 +75,9 @@ class Agent:
         connection = socket(fileno=self._fd)
         try:
             sent = connection.sendmsg([data], [(SOL_SOCKET, SCM_RIGHTS, pack("=i", listener))])
-            connection.sendall(data[sent:])
+            # With nothing left that would still be a call, and EPIPE from an agent that has all and has hung up.
+            if sent < len(data):
+                connection.sendall(data[sent:])
         except OSError as error:
             raise kernel_error(f"seccomp agent {self.path}", error, syscall="sendmsg", pointer=_POINTER) from None
         finally:

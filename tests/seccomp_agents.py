@@ -26,10 +26,11 @@ class Agent:
     """Serves every listener it is given, in threads; `answers` are by the call's number, others are let through."""
 
     def __init__(self, place: Path, answers: dict[int, Answer] | None = None, *,
-                 given: Callable[[int], None] | None = None) -> None:
+                 given: Callable[[int], None] | None = None, hasty: bool = False) -> None:
         self.path = place / "agent"
         self.answers = answers or {}
         self.given = given  # what to do with a listener instead of serving it
+        self.hasty = hasty  # closes the connection with the first that comes, as CRI-O's
         self.states: list[dict[str, Any]] = []
         self.listeners: list[str] = []
         self.seen: list[int] = []
@@ -64,7 +65,7 @@ class Agent:
                     if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                         fds.frombytes(content)
                 text += data
-                if not data:
+                if not data or self.hasty:
                     break
         if not text:
             return

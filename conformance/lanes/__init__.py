@@ -18,6 +18,7 @@ LANES = {
     "buildah": "buildah bud, from and run",
     "containerd": "containerd with its own shim (io.containerd.runc.v2), and CRI",
     "containerd-native": "containerd with pyrunc's shim (io.containerd.pyrunc.v1)",
+    "crio": "CRI-O with conmon: pods through CRI (built programs, by --clients)",
     "kubernetes": "kubelet, control plane and kubectl above containerd, by a RuntimeClass",
     "kubernetes-native": "the same with pyrunc's shim",
     "runtime-tools": "the validation programs of opencontainers/runtime-tools",

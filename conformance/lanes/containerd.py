@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -15,8 +16,8 @@ from typing import Any
 from conformance import image, snippets
 from conformance.checks import Table, wait_for
 from conformance.errors import Failed
-from conformance.lanes.base import Done, Lane, output
-from conformance.lanes.cri import Cri
+from conformance.lanes.base import Done, output
+from conformance.lanes.cri import Cri, CriLane, Pod
 from conformance.sandbox import SUB_IDS, Room
 
 IMAGE = image.NAME
@@ -56,7 +57,7 @@ NETWORK = """\
 """
 
 
-class Containerd(Lane):
+class Containerd(CriLane):
     needs: tuple[str, ...] = ("containerd", "ctr", "containerd-shim-runc-v2", "curl")
     shim = snippets.SHIM
 
@@ -76,7 +77,7 @@ class Containerd(Lane):
         self.environment["CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS"] = "1"
         self.environment["PATH"] = f"{self.place}/bin:{self.environment['PATH']}"
         self.words = ["ctr", "-a", str(self.place / "socket")]
-        self.cri = Cri(self, self.place / "socket", handler())
+        self.cri = Cri(self, self.place / "socket", snippets.handler())
         self.serve()
         archive = self.scratch / "busybox.tar"
         image.write(archive, Cmd=["sleep", "100000"])
@@ -100,6 +101,12 @@ class Containerd(Lane):
         self.process = self.daemon(["containerd", "-c", self.place / "config.toml"], self.place / "log",
                                    self.place / "socket")
         wait_for(lambda: self.do("version").code == 0, "containerd to answer")
+
+    def runtime_of(self, pod: Pod) -> object:
+        return json.loads(self("-n", "k8s.io", "containers", "info", pod.id))["Runtime"]
+
+    def uses(self, network: str) -> bool:
+        return f'"Name":"{network}"'.encode() in b"".join(self.cri.call("Status", {1: 1})[2])
 
     def do(self, *words: str | Path) -> Done:
         return self.command(*self.words, *words)
@@ -195,14 +202,8 @@ class Containerd(Lane):
 
         tells = self.release < 2 or self.shim != snippets.SHIM
         return Table(TABLE, *([DELETION] if tells else []), cri_checks.TABLE,
-                     *([cri_checks.CONTAINERD_2] if self.release >= 2 else []),
+                     *([cri_checks.NEWER] if self.release >= 2 else []),
                      *([checkpoint_checks.CONTAINERD] if checkpoint_checks.possible() else []))
-
-
-def handler() -> str:
-    """That of the RuntimeClass in docs/integrations.md."""
-    lines = snippets.snippet("Kubernetes", "").splitlines()
-    return next(line.split()[1] for line in lines if line.startswith("handler:"))
 
 
 def make(room: Room, runtime: str, suite: str) -> Containerd:

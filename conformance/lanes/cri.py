@@ -19,7 +19,7 @@ from conformance.lanes.base import Lane
 
 Message = dict[int, Any]
 CREATED, RUNNING, EXITED = 0, 1, 2
-POD, NAMESPACE_NODE = 0, 2  # NamespaceMode
+POD, CONTAINER, NAMESPACE_NODE, TARGET = range(4)  # NamespaceMode
 UNCONFINED = 1
 NODE_NETWORK = {1: NAMESPACE_NODE}
 
@@ -72,17 +72,41 @@ def decode(data: bytes) -> dict[int, list[Any]]:
     return found
 
 
+def signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
 def text(message: dict[int, list[Any]], number: int) -> str:
     return message[number][0].decode() if number in message else ""
 
 
-class Cri:
-    """The runtime service behind `socket`; pods are run by `handler`, a RuntimeClass's."""
+class CriLane(Lane):
+    """A client that speaks CRI."""
 
-    def __init__(self, lane: Lane, socket: Path, handler: str) -> None:
+    cri: Cri
+    place: Path  # in it `plugins` and `cni`, the directory of networks
+    node = "127.0.0.1"  # where the host ports of pods are found
+
+    def runtime_of(self, pod: Pod) -> object:
+        """Which runtime a pod has."""
+        raise NotImplementedError
+
+    def uses(self, network: str) -> bool:
+        """Whether that is the network of the next pod."""
+        raise NotImplementedError
+
+
+class Cri:
+    """The runtime service behind `socket`; pods are run by `handler`, a RuntimeClass's.
+
+    `pid` is the NamespaceMode for processes of pods that don't choose; a kubelet's is CONTAINER.
+    """
+
+    def __init__(self, lane: Lane, socket: Path, handler: str, pid: int = POD) -> None:
         self.lane = lane
         self.socket = socket
         self.handler = handler
+        self.pid = pid
         self.logs = lane.scratch / "pods"
 
     def call(self, method: str, message: Message) -> dict[int, list[Any]]:
@@ -99,8 +123,12 @@ class Cri:
             raise Failed(f"{method}: {fields.get('grpc-message', fields)}")
         return decode(answer.read_bytes()[5:])
 
+    def choose(self, options: Message) -> Message:
+        """NamespaceOption, with the default."""
+        return {2: self.pid, **options}
+
     def wait(self) -> None:
-        """Until it answers, which takes longer than until containerd does."""
+        """Until it answers, which takes longer than until its socket is there."""
 
         def answers() -> bool:
             try:
@@ -109,11 +137,12 @@ class Cri:
                 return False
             return True
 
-        wait_for(answers, "containerd to speak CRI")
+        wait_for(answers, "CRI to be spoken")
 
     @contextmanager
-    def pod(self, security: Message | None = None, ports: list[Message] | None = None) -> Iterator[Pod]:
-        pod = Pod(self, self.lane.name("pod"), security or {}, ports or [])
+    def pod(self, security: Message | None = None, ports: list[Message] | None = None,
+            more: Message | None = None) -> Iterator[Pod]:
+        pod = Pod(self, self.lane.name("pod"), security or {}, ports or [], more or {})
         yield pod
         self.remove(pod.id)
 
@@ -129,14 +158,15 @@ class Cri:
 class Pod:
     """A pod sandbox."""
 
-    def __init__(self, cri: Cri, name: str, security: Message, ports: list[Message]) -> None:
+    def __init__(self, cri: Cri, name: str, security: Message, ports: list[Message], more: Message) -> None:
         self.cri = cri
         self.config: Message = {
             1: {1: name, 2: f"uid-{name}", 3: "default", 4: 0},  # metadata
             2: "" if NODE_NETWORK.items() <= security.get(1, {}).items() else name,  # hostname
             3: str(cri.logs / name),  # log_directory
             5: ports,  # port_mappings
-            8: {2: security},  # linux.security_context
+            8: {2: {**security, 1: cri.choose(security.get(1, {}))}},  # linux.security_context
+            **more,
         }
         (cri.logs / name).mkdir(parents=True)
         self.logs = cri.logs / name
@@ -147,31 +177,34 @@ class Pod:
         return text(decode(status[5][0]), 1)  # network.ip
 
     def container(self, *command: str, security: Message | None = None, resources: Message | None = None,
-                  mounts: list[Message] | None = None, environment: dict[str, str] | None = None) -> Container:
+                  mounts: list[Message] | None = None, environment: dict[str, str] | None = None,
+                  more: Message | None = None, start: bool = True) -> Container:
         name = self.cri.lane.name()
+        security = {**(security or {}), 3: self.cri.choose((security or {}).get(3, {}))}
         config: Message = {
             1: {1: name, 2: 0}, 2: {1: image.NAME}, 3: list(command or ("sleep", "1000")),
             6: [{1: key, 2: value} for key, value in (environment or {}).items()], 7: mounts or [],
-            11: f"{name}.log", 15: {1: resources or {}, 2: security or {}},
+            11: f"{name}.log", 15: {1: resources or {}, 2: security}, **(more or {}),
         }
         made = self.cri.call("CreateContainer", {1: self.id, 2: config, 3: self.config})
         container = Container(self, name, text(made, 1))
-        self.cri.call("StartContainer", {1: container.id})
+        if start:
+            self.cri.call("StartContainer", {1: container.id})
         return container
 
 
 class Container:
-    """A container of a pod, started."""
+    """A container of a pod."""
 
     def __init__(self, pod: Pod, name: str, container_id: str) -> None:
         self.pod = pod
         self.name = name
         self.id = container_id
 
-    def exec(self, *command: str) -> tuple[int, str]:
+    def exec(self, *command: str, seconds: int = 30) -> tuple[int, str]:
         """(exit code, what it printed)."""
-        done = self.pod.cri.call("ExecSync", {1: self.id, 2: list(command), 3: 30})
-        return int(done.get(3, [0])[0]), (text(done, 1) + text(done, 2)).strip()
+        done = self.pod.cri.call("ExecSync", {1: self.id, 2: list(command), 3: seconds})
+        return signed(int(done.get(3, [0])[0])), (text(done, 1) + text(done, 2)).strip()
 
     def sh(self, script: str) -> str:
         return self.exec("sh", "-c", script)[1]

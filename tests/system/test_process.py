@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -298,6 +299,28 @@ def test_a_capability_we_lack_is_a_warning(runtime: Runtime, bundle: Bundle, hos
     assert result.code == 0, result
     assert [int(line.split()[1], 16) for line in result.lines] == [1 << KILL] * 2
     assert len([line for line in result.errors if "CAP_SYS_BOOT" in line and "warn" in line]) == 5
+
+
+def test_exec_warns_of_what_create_has_not_told(runtime: Runtime, bundle: Bundle,
+                                                host: Host, make_runtime: Callable[[str], Runtime],
+                                                tmp_path: Path) -> None:
+    """Its stderr is the program's: a privileged pod's probe would have the same warnings in its output each time."""
+    lacking = tmp_path / runtime.name
+    lacking.write_text(f'#!/bin/sh\nexec setpriv --bounding-set -sys_boot {runtime.path} "$@"\n')
+    lacking.chmod(0o755)
+    for name in CAPABILITIES:
+        bundle.process["capabilities"][name] = ["CAP_SYS_BOOT"]
+    poor = make_runtime(str(lacking))
+    container = poor.create(bundle.args("sleep", "1000"))
+    poor("start", container)
+    process = tmp_path / "process.json"
+    process.write_text(json.dumps({**bundle.process, "args": ["true"]}))
+    for words in ([container, "true"], ["--process", str(process), container]):
+        result = poor("exec", *words)
+        assert (result.code, result.out, result.err) == (0, "", ""), words
+    result = poor("exec", "--cap", "CAP_TIME_TRAVEL", container, "true")
+    assert result.code == 0 and "'CAP_TIME_TRAVEL' is unknown" in result.err
+    assert poor("delete", "--force", container).code == 0
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -123,6 +123,16 @@ def test_no_agent(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) 
     assert runtime.state(container)["status"] == "running"
 
 
+def test_an_agent_that_hangs_up_with_the_listener(runtime: Runtime, bundle: Bundle, host: Host,
+                                                   make_agent: Callable[..., Agent]) -> None:
+    """CRI-O's: one recvmsg(2), then close(2), before the runtime has had time for another call on the socket."""
+    agent = make_agent(hasty=True)
+    bundle.linux["seccomp"] = listening(agent)
+    container = runtime.create(bundle.args("sleep", "100"))
+    assert runtime("start", container).code == 0
+    assert [runtime("exec", container, "true").err for _ in range(30)] == [""] * 30
+
+
 def test_an_agent_that_gives_up(runtime: Runtime, bundle: Bundle, host: Host, make_agent: Callable[..., Agent]) -> None:
     """seccomp_unotify(2): without a listener calls fail with ENOSYS; nobody waits, since the runtime has no copy."""
     agent = make_agent(given=os.close)
