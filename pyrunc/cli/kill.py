@@ -18,7 +18,6 @@ def run(args: Args, context: Context) -> int:
     from pyrunc.lifecycle import Container
     from pyrunc.signals import parse_signal
 
-    container = Container.load(args["container-id"], context.root, context.log)
-    # An empty one is what a script's unset variable leaves; as with runc it is none.
-    container.kill(parse_signal(args["signal"] or "SIGTERM"), args.flag("all"))
+    number = parse_signal(args["signal"] or "SIGTERM")  # an empty one, a script's unset variable, is none to runc too
+    Container.load(args["container-id"], context.root, context.log).kill(number, args.flag("all"))
     return 0
