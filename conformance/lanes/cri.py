@@ -7,6 +7,7 @@ A message is a dict from field number to value (k8s.io/cri-api, runtime/v1/api.p
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,20 +81,20 @@ def text(message: dict[int, list[Any]], number: int) -> str:
     return message[number][0].decode() if number in message else ""
 
 
-class CriLane(Lane):
+class CriLane(Lane, ABC):
     """A client that speaks CRI."""
 
     cri: Cri
     place: Path  # in it `plugins` and `cni`, the directory of networks
     node = "127.0.0.1"  # where the host ports of pods are found
 
+    @abstractmethod
     def runtime_of(self, pod: Pod) -> object:
         """Which runtime a pod has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def uses(self, network: str) -> bool:
         """Whether that is the network of the next pod."""
-        raise NotImplementedError
 
 
 class Cri:
