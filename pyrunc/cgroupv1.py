@@ -12,7 +12,7 @@ import time
 
 from . import cgroupfs
 from .cgroupfs import GONE
-from .errors import ConfigError, ContainerError, kernel_error
+from .errors import ConfigError, ContainerError, kernel_error, reference_token
 from .limits import POINTER, Write, keyed
 
 TYPE_CHECKING = False
@@ -474,7 +474,7 @@ def _rdma(devices: Mapping[str, Rdma], directories: Mapping[str, str]) -> list[W
         for key, count in (("hca_handle", values.get("hcaHandles")), ("hca_object", values.get("hcaObjects"))):
             if count is not None:
                 value += f" {key}={count}"
-        pointer = f"{POINTER}/rdma/{device.replace('~', '~0').replace('/', '~1')}"
+        pointer = f"{POINTER}/rdma/{reference_token(device)}"
         writes.append(Write(_holder("rdma", "rdma.max", directories), "rdma.max", value, pointer,
                             undo=keyed(device, "hca_handle=max hca_object=max")))
     return writes

@@ -10,7 +10,7 @@ import time
 
 from . import cgroupfs
 from .cgroupfs import GONE
-from .errors import ConfigError, ContainerError, errno_text
+from .errors import ConfigError, ContainerError, errno_text, reference_token
 from .limits import POINTER, Write, keyed
 
 TYPE_CHECKING = False
@@ -211,17 +211,13 @@ def limits(resources: Resources, directory: str, warn: Callable[[str], None]) ->
         for key, count in (("hca_handle", counts.get("hcaHandles")), ("hca_object", counts.get("hcaObjects"))):
             if count is not None:
                 value += f" {key}={count}"
-        writes.append(_write("rdma.max", value, f"rdma/{_escape(device)}", undo=keyed(device, _NO_RDMA)))
+        writes.append(_write("rdma.max", value, f"rdma/{reference_token(device)}", undo=keyed(device, _NO_RDMA)))
     return writes + _unified(resources.get("unified") or {}, directory)
 
 
 def _write(file: str, value: str, field: str, *, hint: str = "", optional: bool = False,
            undo: Callable[[str], list[str]] | None = None) -> Write:
     return Write("", file, value, f"{POINTER}/{field}", hint=hint, optional=optional, undo=undo)
-
-
-def _escape(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _warn_of_v1(resources: Resources, warn: Callable[[str], None]) -> None:
@@ -393,7 +389,7 @@ def _unified(unified: Mapping[str, str], directory: str) -> list[Write]:
     writes: list[Write] = []
     available = _text(directory, "cgroup.controllers").split()
     for name, value in unified.items():
-        pointer = f"unified/{_escape(name)}"
+        pointer = f"unified/{reference_token(name)}"
         if "/" in name:
             raise ConfigError(f"{POINTER}/{pointer}", f"unified resource {name!a} must be a file name (no slashes)")
         controller, dot, _ = name.partition(".")

@@ -132,6 +132,11 @@ class RegistryError(ImageError):
         self.status = status
 
 
+def reference_token(key: str) -> str:
+    """`key` as a part of a JSON pointer (RFC 6901, 3)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
 def errno_text(number: int) -> str:
     """`permission denied (EACCES)`: the words clients look for, then the name to search for."""
     name = _errno.errorcode.get(number, f"errno {number}")

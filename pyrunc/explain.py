@@ -6,6 +6,7 @@ from __future__ import annotations
 from . import bundle as bundles
 from . import cgroup as cgroups
 from . import devices, mounts, namespaces, netdevices, process, rdt
+from .errors import reference_token
 from .hooks import hooks_of
 from .linux.process import CLONE_NEWNS
 
@@ -56,7 +57,7 @@ def steps(bundle: Bundle, container_id: str) -> list[tuple[str, str]]:
     found.append(("", "pivot_root" if spaces.create & CLONE_NEWNS else "chroot: the mount namespace is not its own"))
     if config["root"].get("readonly"):
         found.append(("/root/readonly", "the root becomes read-only"))
-    found += [(f"/linux/sysctl/{name.replace('/', '~1')}", f"sysctl {name} = {value}")
+    found += [(f"/linux/sysctl/{reference_token(name)}", f"sysctl {name} = {value}")
               for name, value in (linux.get("sysctl") or {}).items()]
     for index, path in enumerate(linux.get("readonlyPaths") or ()):
         found.append((f"/linux/readonlyPaths/{index}", f"read-only {path}"))
@@ -79,7 +80,7 @@ def _limits(pointer: str, value: object) -> list[tuple[str, str]]:
     """Each limit that is set, at its own pointer; a device rule in one line."""
     if isinstance(value, dict) and "allow" not in value:
         return [line for key, part in value.items()
-                for line in _limits(f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", part)]
+                for line in _limits(f"{pointer}/{reference_token(key)}", part)]
     if isinstance(value, list):
         return [line for index, part in enumerate(value) for line in _limits(f"{pointer}/{index}", part)]
     if isinstance(value, dict) and "type" not in value and "major" not in value:

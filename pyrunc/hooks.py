@@ -51,7 +51,7 @@ def run_hooks(
     *,
     pointer: str,
     cwd: str | None = None,
-    env_default: Sequence[str] | None = None,
+    env_default: Sequence[str] = (),
     report: Callable[[str], None] | None = None,
 ) -> None:
     """Run `hooks` in order; the first that fails ends it with a HookError.
@@ -74,7 +74,6 @@ def run_hooks_warn(
     *,
     pointer: str,
     cwd: str | None = None,
-    env_default: Sequence[str] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Run all `hooks`, whatever fails; the failures as warnings (runtime.md, Lifecycle, 13: poststop).
@@ -88,7 +87,7 @@ def run_hooks_warn(
             report(f"{kind} hook {hook['path']}")
         try:
             there = cwd if cwd is None or os.path.isdir(cwd) else "/"
-            _run(hook, document, f"{pointer}/{index}", there, env_default)
+            _run(hook, document, f"{pointer}/{index}", there)
         except HookError as error:
             warnings.append(str(error))
     return warnings
@@ -103,10 +102,9 @@ class _Program:
 
     __slots__ = ("args", "cwd", "env", "path")
 
-    def __init__(self, hook: Hook, pointer: str, cwd: str | None,
-                 env_default: Sequence[str] | None) -> None:
+    def __init__(self, hook: Hook, pointer: str, cwd: str | None, env_default: Sequence[str]) -> None:
         own = hook.get("env")
-        env = own if own is not None else env_default or ()
+        env = own if own is not None else env_default
         self.path = _bytes(hook["path"], f"{pointer}/path")
         self.args = [_bytes(text, f"{pointer}/args/{i}") for i, text in enumerate(hook.get("args") or ())]
         self.args = self.args or [self.path]
@@ -161,8 +159,7 @@ class _Capture:
         return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def _run(hook: Hook, document: bytes, pointer: str, cwd: str | None,
-         env_default: Sequence[str] | None) -> None:
+def _run(hook: Hook, document: bytes, pointer: str, cwd: str | None, env_default: Sequence[str] = ()) -> None:
     program = _Program(hook, pointer, cwd, env_default)
     fds: list[int] = []
     try:

@@ -29,7 +29,7 @@ from _socket import AF_INET, SOCK_DGRAM, socket
 from _struct import pack
 
 from . import cgroupfs, console, devices, rootfs
-from .errors import PyruncError, kernel_error
+from .errors import PyruncError, kernel_error, reference_token
 from .hooks import hooks_of, run_hooks
 from .linux import process as k
 from .namespaces import take_over
@@ -41,7 +41,6 @@ from .spec.sysctl import sysctl_path
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Sequence
     from typing import Any, NoReturn
 
     from .cgroup import Cgroup
@@ -222,21 +221,25 @@ def loopback_up() -> None:
         query.close()
 
 
-def _hooks(plan: InitPlan, kind: str, status: str, cwd: str | None, env_default: Sequence[str] | None = None) -> None:
-    hooks = hooks_of(plan.config, kind)
+def _create_hooks(plan: InitPlan) -> None:
+    """The createContainer hooks; what they make on the host is made as their caller's other programs would."""
+    hooks = hooks_of(plan.config, "createContainer")
     if hooks:
-        # In the container the pid is the one seen there (runtime.md, State).
-        state = {**plan.state, "status": status, "pid": os.getpid()}
-        run_hooks(kind, hooks, state, pointer=f"/hooks/{kind}", cwd=cwd, env_default=env_default)
+        os.umask(plan.umask)
+        run_hooks("createContainer", hooks, _state(plan, "creating"), pointer="/hooks/createContainer", cwd=plan.rootfs)
+        os.umask(0)
+
+
+def _state(plan: InitPlan, status: str) -> dict[str, object]:
+    # In the container the pid is the one seen there (runtime.md, State).
+    return {**plan.state, "status": status, "pid": os.getpid()}
 
 
 def _enter(plan: InitPlan, root: RootFs) -> str:
     """Enter the root; do everything that can fail now; drop the privileges.  The program's path."""
     linux = plan.config.get("linux") or {}
     process = plan.process
-    os.umask(plan.umask)  # what these hooks make on the host is made as their caller's other programs would
-    _hooks(plan, "createContainer", "creating", plan.rootfs)
-    os.umask(0)
+    _create_hooks(plan)
     if process is not None and process.terminal:
         size = process.config.get("consoleSize")
         console.set_up(root, plan.console_fd, (size["height"], size["width"]) if size else None, process.uid)
@@ -277,7 +280,7 @@ def _enter(plan: InitPlan, root: RootFs) -> str:
 def _sysctls(proc: int, sysctl: dict[str, str]) -> None:
     """Write linux.sysctl below the host's procfs, which shows the values of the namespaces we are in."""
     for name, value in sysctl.items():
-        pointer = "/linux/sysctl/" + name.replace("~", "~0").replace("/", "~1")
+        pointer = "/linux/sysctl/" + reference_token(name)
         path = "sys/" + sysctl_path(name)
         try:
             fd = rootfs.openat2_proc(proc, path, os.O_WRONLY)
@@ -325,12 +328,14 @@ def _run(plan: InitPlan, program: str, fifo: int) -> None:
     if process is None:
         raise PyruncError("the container has no process to start", pointer="/process")
     confined = process.seccomp is None or process.seccomp.listens
-    if not confined and hooks_of(plan.config, "startContainer"):
-        # Their programs are the image's: the filter is for them as well.
-        process.confine()
-        confined = True
-    # Where and as the program will be: in its working directory, which has been entered, with its environment.
-    _hooks(plan, "startContainer", "created", None, [f"{name}={value}" for name, value in process.env.items()])
+    hooks = hooks_of(plan.config, "startContainer")
+    if hooks:
+        if not confined:  # their programs are the image's: the filter is for them as well
+            process.confine()
+            confined = True
+        # Where and as the program will be: in its working directory, which has been entered, with its environment.
+        run_hooks("startContainer", hooks, _state(plan, "created"), pointer="/hooks/startContainer",
+                  env_default=[f"{name}={value}" for name, value in process.env.items()])
     k.close_all_but({0, 1, 2, fifo, *plan.keep_fds})
     for fd in plan.keep_fds:
         os.set_inheritable(fd, True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from .channel import pair
-from .errors import ConfigError, KernelError, PyruncError, kernel_error
+from .errors import ConfigError, KernelError, PyruncError, kernel_error, reference_token
 from .linux import process as k
 from .linux.syscall import clone3
 
@@ -97,7 +97,7 @@ class NamespacePlan:
 
         for name in (self.config.get("linux") or {}).get("sysctl") or {}:
             if namespace_of(sysctl_path(name)) == join.type:
-                raise ConfigError("/linux/sysctl/" + name.replace("~", "~0").replace("/", "~1"),
+                raise ConfigError("/linux/sysctl/" + reference_token(name),
                                   f"would change the host's: {join.path} is the runtime's own {join.type} namespace",
                                   hint="a namespace without a path is a new one")
 

@@ -14,7 +14,7 @@ import os
 from _struct import pack
 
 from .channel import pair
-from .errors import ConfigError, KernelError, PyruncError, kernel_error
+from .errors import ConfigError, KernelError, PyruncError, kernel_error, reference_token
 from .linux import netlink
 from .linux import process as k
 from .linux.syscall import clone3
@@ -54,7 +54,7 @@ class NetDevice:
 def plan(config: Config) -> list[NetDevice]:
     """The devices to move; their names were checked."""
     devices = (config.get("linux") or {}).get("netDevices") or {}
-    return [NetDevice(host, entry.get("name") or host, "/linux/netDevices/" + host.replace("~", "~0"))
+    return [NetDevice(host, entry.get("name") or host, "/linux/netDevices/" + reference_token(host))
             for host, entry in devices.items()]
 
 

@@ -13,7 +13,7 @@ import re
 
 from . import cgroupfs
 from .device_rules import ANY, Rules, text
-from .errors import ConfigError
+from .errors import ConfigError, reference_token
 from .limits import Write
 
 TYPE_CHECKING = False
@@ -267,7 +267,7 @@ def annotated(annotations: Mapping[str, str]) -> list[Property]:
     for key, value in annotations.items():
         if not key.startswith(ANNOTATION):
             continue
-        pointer = "/annotations/" + key.replace("~", "~0").replace("/", "~1")
+        pointer = "/annotations/" + reference_token(key)
         name = key[len(ANNOTATION) :]
         if not re.fullmatch("[A-Za-z]{3,}", name):
             raise ConfigError(pointer, f"{name[:60]!a} is no name of a property", hint="three letters or more")

@@ -95,14 +95,14 @@ def test_args_are_as_given_and_default_to_the_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("hook", "default", "expected"), [
-    ({}, None, ""),
+    ({}, [], ""),
     ({}, ["A=container"], "A=container"),
     ({"env": ["B=hook"]}, ["A=container"], "B=hook"),
     ({"env": []}, ["A=container"], ""),
-    ({"env": ["A=1", "B= x=y ", "A=2"]}, None, "A=2 B= x=y"),
+    ({"env": ["A=1", "B= x=y ", "A=2"]}, [], "A=2 B= x=y"),
 ])
 def test_env_is_exactly_the_configured_one(
-    monkeypatch: pytest.MonkeyPatch, hook: dict[str, Any], default: list[str] | None, expected: str
+    monkeypatch: pytest.MonkeyPatch, hook: dict[str, Any], default: list[str], expected: str
 ) -> None:
     monkeypatch.setenv("OURS", "never")
     program = 'print STDERR "$_=$ENV{$_} " for sort keys %ENV; exit 1'

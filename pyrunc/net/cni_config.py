@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pyrunc.errors import BundleError, NetworkError, UsageError
+from pyrunc.errors import BundleError, NetworkError, UsageError, reference_token
 from pyrunc.spec.load import parse
 
 from .cni import VERSIONS, is_name, key_of
@@ -164,7 +164,7 @@ def _check_plugin(plugin: object, path: str, pointer: str) -> None:
         raise _wrong(path, f"{pointer}/type", f"{kind!a} is no plugin's name", "it is the name of a program")
     for key in plugin:
         if key in _RESERVED or key.startswith("cni.dev/"):
-            raise _wrong(path, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}",
+            raise _wrong(path, f"{pointer}/{reference_token(key)}",
                          "is written by the runtime, not in a file")
     capabilities = plugin.get("capabilities", {})
     if not isinstance(capabilities, dict) or not all(isinstance(value, bool) for value in capabilities.values()):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pyrunc.errors import ConfigError
+from pyrunc.errors import ConfigError, reference_token
 from pyrunc.spec.check import check_id, check_id_mappings, check_list
 
 TYPE_CHECKING = False
@@ -99,7 +99,7 @@ def _check_time_offsets(linux: Linux, namespaces: dict[str, str]) -> None:
         raise ConfigError("/linux/timeOffsets", "can't be set for a time namespace that is joined by path")
     for clock in offsets:
         if clock not in ("monotonic", "boottime"):
-            raise ConfigError("/linux/timeOffsets/" + _escape(clock),
+            raise ConfigError("/linux/timeOffsets/" + reference_token(clock),
                               "is neither of the clocks monotonic and boottime")
 
 
@@ -163,10 +163,10 @@ def check_resources(resources: Resources, pointer: str = "/linux/resources") -> 
     for name in resources.get("unified", {}):
         # Each is the name of a file in the cgroup's directory.
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise ConfigError(f"{pointer}/unified/{_escape(name)}", "is not the name of a cgroup file")
+            raise ConfigError(f"{pointer}/unified/{reference_token(name)}", "is not the name of a cgroup file")
     for device in resources.get("rdma", {}):
         if not device or device.split() != [device]:
-            raise ConfigError(f"{pointer}/rdma/{_escape(device)}", "is not the name of an RDMA device")
+            raise ConfigError(f"{pointer}/rdma/{reference_token(device)}", "is not the name of an RDMA device")
     for index, limit in enumerate(resources.get("hugepageLimits", [])):
         _check_page_size(f"{pointer}/hugepageLimits/{index}/pageSize", limit["pageSize"])
     cpu = resources.get("cpu", {})
@@ -206,7 +206,7 @@ def _check_net_devices(devices: dict[str, NetDevice], namespaces: dict[str, str]
         raise ConfigError("/linux/netDevices", "needs a network namespace in /linux/namespaces")
     targets: dict[str, str] = {}
     for name, device in devices.items():
-        pointer = "/linux/netDevices/" + _escape(name)
+        pointer = "/linux/netDevices/" + reference_token(name)
         if not _is_interface_name(name) or "%" in name:
             raise ConfigError(pointer, f'"{name}" is not the name of a network device')
         target = device.get("name") or name
@@ -218,7 +218,7 @@ def _check_net_devices(devices: dict[str, NetDevice], namespaces: dict[str, str]
         elif target in targets:
             raise ConfigError(pointer + "/name",
                               f"{target} is already the name of /linux/netDevices/{targets[target]}")
-        targets[target] = _escape(name)
+        targets[target] = reference_token(name)
 
 
 def _is_interface_name(name: str) -> bool:
@@ -299,7 +299,3 @@ def _check_memory_policy(policy: MemoryPolicy) -> None:
                 raise ConfigError(f"{pointer}/flags/{index}", f"{flag} does not go with {mode}")
         elif not nodes:
             raise ConfigError(f"{pointer}/flags/{index}", f"{flag} needs nodes")
-
-
-def _escape(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")

@@ -11,7 +11,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from pyrunc.errors import ConfigError
+from pyrunc.errors import ConfigError, reference_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +128,7 @@ def _rank(failure: Failure) -> tuple[bool, tuple[str, ...]]:
 
 def pointer_of(path: Path) -> str:
     """The JSON pointer (RFC 6901) of a path of keys and indices."""
-    text = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path) or "/"
+    text = "".join("/" + reference_token(str(part)) for part in path) or "/"
     return text.encode("utf-8", "backslashreplace").decode()
 
 

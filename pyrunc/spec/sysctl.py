@@ -6,7 +6,7 @@ A parameter that is not kept per namespace belongs to the host, so setting it is
 
 from __future__ import annotations
 
-from pyrunc.errors import ConfigError
+from pyrunc.errors import ConfigError, reference_token
 
 #: ipc_namespaces(7): System V IPC and POSIX message queues.
 _IPC = frozenset((
@@ -33,7 +33,7 @@ def sysctl_path(name: str) -> str:
 def check_sysctls(sysctls: dict[str, str], namespaces: dict[str, str]) -> None:
     """config-linux.md, Sysctl: each parameter has its namespace among the container's."""
     for name in sysctls:
-        pointer = "/linux/sysctl/" + name.replace("~", "~0").replace("/", "~1")
+        pointer = "/linux/sysctl/" + reference_token(name)
         path = sysctl_path(name)
         if not path:
             raise ConfigError(pointer, "is not the name of a kernel parameter")
