@@ -181,3 +181,12 @@ def output(done: Done, words: Sequence[str | Path]) -> str:
         said = done.err.splitlines() or done.out.splitlines() or ["nothing"]
         raise Failed(f"exit {done.code}: {' / '.join(said[-3:])} ({' '.join(map(str, words))[:200]})")
     return done.out
+
+
+def cgroup_file(v1: str, v2: str) -> str:
+    """A shell script that prints a file of the container's own cgroup, of whichever version is there."""
+    return f"cat /sys/fs/cgroup/{v1} /sys/fs/cgroup/{v2} 2>/dev/null || :"
+
+
+MEMORY = cgroup_file("memory/memory.limit_in_bytes", "memory.max")
+QUOTA = "(" + cgroup_file("cpu/cpu.cfs_quota_us", "cpu.max") + ") | cut -d ' ' -f 1"

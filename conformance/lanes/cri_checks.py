@@ -7,6 +7,7 @@ import socket
 
 from conformance import snippets
 from conformance.checks import Table, wait_for
+from conformance.lanes.base import MEMORY, QUOTA
 from conformance.lanes.cri import EXITED, NAMESPACE_NODE, POD, RUNNING, UNCONFINED, CriLane, Message, decode, text
 from conformance.lanes.engine_options import fetched
 from conformance.sandbox import SUB_IDS
@@ -102,13 +103,11 @@ def _(lane: CriLane) -> str:
 
 @check("CRI: limits, then an update of them", "67108864 50000, then 100663296", short=True)
 def _(lane: CriLane) -> str:
-    read = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"
-    quota = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null | cut -d ' ' -f 1"
     with lane.cri.pod() as pod:
         container = pod.container(resources={1: 100000, 2: 50000, 4: 64 << 20})
-        first = f"{container.sh(read)} {container.sh(quota)}"
+        first = f"{container.sh(MEMORY)} {container.sh(QUOTA)}"
         lane.cri.call("UpdateContainerResources", {1: container.id, 2: {4: 96 << 20}})
-        return f"{first}, then {container.sh(read)}"
+        return f"{first}, then {container.sh(MEMORY)}"
 
 
 @check("CRI: user, groups, read-only root, no new privileges, capabilities", "1000 1000 77|ro|1|0000000000000000")

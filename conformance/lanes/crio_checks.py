@@ -11,6 +11,7 @@ from pathlib import Path
 
 from conformance.checks import Table, wait_for
 from conformance.errors import Failed
+from conformance.lanes.base import QUOTA, cgroup_file
 from conformance.lanes.cri import EXITED, POD, RUNNING, TARGET, Container, Message, text
 from conformance.lanes.cri_stream import STDERR, STDOUT, Stream
 from conformance.lanes.crio import PIDS, ROOT, Crio
@@ -176,19 +177,18 @@ def _(crio: Crio) -> str:
 @check("a limit of processes, from CRI-O's configuration", str(PIDS), short=True)
 def _(crio: Crio) -> str:
     with crio.cri.pod() as pod:
-        return pod.container().sh("cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null")
+        return pod.container().sh(cgroup_file("pids/pids.max", "pids.max"))
 
 
 @check("update: CPU set, shares, quota", "0, 0; 20000, 40000")
 def _(crio: Crio) -> str:
-    cpuset = "cat /sys/fs/cgroup/cpuset/cpuset.cpus /sys/fs/cgroup/cpuset.cpus 2>/dev/null"
-    quota = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null | cut -d ' ' -f 1"
+    cpuset = cgroup_file("cpuset/cpuset.cpus", "cpuset.cpus")
     with crio.cri.pod() as pod:
         container = pod.container(resources={1: 100000, 2: 20000, 3: 512, 6: "0"})
-        seen = [container.sh(cpuset)], [container.sh(quota)]
+        seen = [container.sh(cpuset)], [container.sh(QUOTA)]
         crio.cri.call("UpdateContainerResources", {1: container.id, 2: {1: 100000, 2: 40000, 3: 1024, 6: "0"}})
         seen[0].append(container.sh(cpuset))
-        seen[1].append(container.sh(quota))
+        seen[1].append(container.sh(QUOTA))
         return "; ".join(map(", ".join, seen))
 
 

@@ -9,13 +9,13 @@ import subprocess
 import urllib.request
 
 from conformance.checks import Table, wait_for
+from conformance.lanes.base import MEMORY, QUOTA, cgroup_file
 from conformance.lanes.engine import IMAGE, Engine, has_all
 
 TABLE: Table[Engine] = Table()
 check = TABLE.check
 NET_RAW, SYS_ADMIN, CHOWN = 1 << 13, 1 << 21, 1 << 0
 # From the name of a v1 file and of a v2 one, the shell's way to the one that is there.
-READ = 'cat /sys/fs/cgroup/{} /sys/fs/cgroup/{} 2>/dev/null || :'
 
 
 def capabilities(engine: Engine, *options: str, which: str = "CapEff") -> int:
@@ -227,28 +227,28 @@ def _(engine: Engine) -> str:
 
 @check("--memory", "67108864", short=True)
 def _(engine: Engine) -> str:
-    return engine.script(READ.format("memory/memory.limit_in_bytes", "memory.max"), "--memory", "64m")
+    return engine.script(MEMORY, "--memory", "64m")
 
 
 @check("--cpus", "50000", short=True)
 def _(engine: Engine) -> str:
-    return engine.script(READ.format("cpu/cpu.cfs_quota_us", "cpu.max"), "--cpus", "0.5").split()[0]
+    return engine.script(QUOTA, "--cpus", "0.5")
 
 
 @check("--cpu-shares", matches="512|20")
 def _(engine: Engine) -> str:
-    return engine.script(READ.format("cpu/cpu.shares", "cpu.weight"), "--cpu-shares", "512")
+    return engine.script(cgroup_file("cpu/cpu.shares", "cpu.weight"), "--cpu-shares", "512")
 
 
 @check("--cpuset-cpus", "0 0")
 def _(engine: Engine) -> str:
     return engine.script("echo $(grep Cpus_allowed_list /proc/self/status | cut -f 2) $(" +
-                         READ.format("cpuset/cpuset.cpus", "cpuset.cpus") + ")", "--cpuset-cpus", "0")
+                         cgroup_file("cpuset/cpuset.cpus", "cpuset.cpus") + ")", "--cpuset-cpus", "0")
 
 
 @check("--pids-limit", "33|sh: can't fork: Resource temporarily unavailable", short=True)
 def _(engine: Engine) -> str:
-    script = READ.format("pids/pids.max", "pids.max") + "; i=0; while [ $i -lt 40 ]; do sleep 3 & i=$((i+1)); done 2>&1"
+    script = cgroup_file("pids/pids.max", "pids.max") + "; i=0; while [ $i -lt 40 ]; do sleep 3 & i=$((i+1)); done 2>&1"
     lines = engine.do("run", "--rm", "--pids-limit", "33", IMAGE, "sh", "-c", script).out.splitlines()
     return f"{lines[0]}|{lines[-1]}"
 
@@ -266,8 +266,7 @@ def _(engine: Engine) -> str:
 def _(engine: Engine) -> str:
     with engine.container("--memory", "64m", "--memory-swap", "64m") as name:
         engine("update", "--memory", "96m", "--memory-swap", "96m", "--cpu-quota", "30000", name)
-        memory = engine.sh(name, READ.format("memory/memory.limit_in_bytes", "memory.max"))
-        return f"{memory} {engine.sh(name, READ.format('cpu/cpu.cfs_quota_us', 'cpu.max')).split()[0]}"
+        return f"{engine.sh(name, MEMORY)} {engine.sh(name, QUOTA)}"
 
 
 # Namespaces

@@ -9,14 +9,12 @@ from pathlib import Path
 
 from conformance import snippets
 from conformance.checks import Table, wait_for
+from conformance.lanes.base import MEMORY, QUOTA
 from conformance.lanes.kubernetes import MERGE, NODE, PODS, Kubernetes, Object, box, template
 
 TABLE: Table[Kubernetes] = Table()
 check = TABLE.check
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
-# Of the container that reads it, whichever version.
-MEMORY = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true"
-QUOTA = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null | cut -d ' ' -f 1"
 
 
 def limits(cpu: str, memory: str) -> Object:
