@@ -109,9 +109,9 @@ def _get_ready(plan: EntryPlan) -> None:
     _lead_session()
     namespaces.enter(plan.joins)
     channel.send("joined", paths=joined)
-    wanted.bind_to_cpus("initial")
+    wanted.scheduling.bind_to_cpus("initial")
     channel.expect("go")
-    wanted.bind_to_cpus("final")
+    wanted.scheduling.bind_to_cpus("final")
     if plan.keyring:
         wanted.join_keyring(plan.id, plan.proc)
     root = _root(plan)
@@ -121,9 +121,9 @@ def _get_ready(plan: EntryPlan) -> None:
     wanted.prepare(root.fd, root.proc_self)
     # From here on no descriptor of the host's is open that a path could lead through (CVE-2024-21626).
     k.close_all_but({0, 1, 2, channel.fd, *plan.keep_fds})
-    if not wanted.scheduler_is_lost:
-        wanted.apply_scheduler()
-    wanted.apply_scheduling()
+    if not wanted.scheduling.scheduler_is_lost:
+        wanted.scheduling.apply_scheduler()
+    wanted.scheduling.apply()
     wanted.become_user()
     k.prctl(k.PR_SET_DUMPABLE, 0)
 

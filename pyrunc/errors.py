@@ -26,6 +26,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 
@@ -148,6 +149,14 @@ def kernel_error(what: str, error: OSError, *, syscall: str = "", pointer: str =
     # linux/ puts the call's name into OSError.filename's place when there is no path to tell.
     return KernelError(what, pointer=pointer, syscall=syscall or getattr(error, "syscall", ""),
                        errno=error.errno or 0, hint=hint)
+
+
+def attempt(pointer: str, what: str, action: Callable[[], None], hints: Mapping[int, str] | None = None) -> None:
+    """Call `action`; an OSError becomes a KernelError, `hints` being the remedy by errno."""
+    try:
+        action()
+    except OSError as error:
+        raise kernel_error(what, error, pointer=pointer, hint=(hints or {}).get(error.errno or 0, "")) from None
 
 
 _CLASSES: dict[str, type[PyruncError]] = {

@@ -206,8 +206,8 @@ class Execution:
             self._await_process()
             self._join_rdt()
             self.container.report("debug", f"the process is {self.pid}")
-            if self.process.scheduler_is_lost:
-                self.process.apply_scheduler(self.pid)
+            if self.process.scheduling.scheduler_is_lost:
+                self.process.scheduling.apply_scheduler(self.pid)
             handover.write_pid_file(options.pid_file, self.pid)
             self.wrote_pid_file = bool(options.pid_file)
             handover.send_pidfd(pidfd_socket, self.pid, "setns")

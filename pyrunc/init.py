@@ -265,8 +265,8 @@ def _enter(plan: InitPlan, root: RootFs) -> str:
     os.close(root.fd)
     if process is None:
         return ""
-    process.apply_scheduler()
-    process.apply_scheduling()
+    process.scheduling.apply_scheduler()
+    process.scheduling.apply()
     process.drop_privileges()
     # Entering other credentials makes a process dumpable or not by its own rules: decide again.
     k.prctl(k.PR_SET_DUMPABLE, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""config.json's `process`: limits, scheduling, user, privileges, and the program (config.md, Process).
+"""config.json's `process`: limits, user, privileges, and the program (config.md, Process).
 
 Planned on the host side; what only the parent may do (limits, the OOM score) is done there, the
 rest by the init after it has entered the root, privileges last.
@@ -13,11 +13,12 @@ import os
 import stat
 
 from . import capabilities
-from .errors import ConfigError, PyruncError, kernel_error
+from .errors import ConfigError, PyruncError, attempt, kernel_error
 from .linux import process as k
 from .passwd import home_directory
 from .paths import clean, make_directory
 from .rlimits import RLIMITS
+from .scheduling import Scheduling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,20 +29,9 @@ if TYPE_CHECKING:
     from .seccomp import Filter
     from .spec.types import Config, Process
 
-_POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4,
-             "SCHED_IDLE": 5, "SCHED_DEADLINE": 6}
-_SCHED_FLAGS = {
-    "SCHED_FLAG_RESET_ON_FORK": 0x01, "SCHED_FLAG_RECLAIM": 0x02, "SCHED_FLAG_DL_OVERRUN": 0x04,
-    "SCHED_FLAG_KEEP_POLICY": 0x08, "SCHED_FLAG_KEEP_PARAMS": 0x10, "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
-    "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
-}
-_IOPRIO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
-_PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
-_MPOL_MODES = {"MPOL_DEFAULT": 0, "MPOL_PREFERRED": 1, "MPOL_BIND": 2, "MPOL_INTERLEAVE": 3, "MPOL_LOCAL": 4,
-               "MPOL_PREFERRED_MANY": 5, "MPOL_WEIGHTED_INTERLEAVE": 6}
-_MPOL_FLAGS = {"MPOL_F_STATIC_NODES": 1 << 15, "MPOL_F_RELATIVE_NODES": 1 << 14, "MPOL_F_NUMA_BALANCING": 1 << 13}
-_MAX_NODE = 1024
 _MAX_CPUS = 8192  # CONFIG_NR_CPUS at its largest
+
+_UNMAPPED = {errno.EINVAL: "the id is not mapped in the user namespace"}
 
 DEFAULT_PATH = "/bin:/usr/bin"  # confstr(_CS_PATH), what execvp(3) uses without PATH
 DEFAULT_UMASK = 0o022
@@ -51,7 +41,7 @@ class ProcessPlan:
     """What becomes of the init; `lines` tell it in order for `explain`."""
 
     __slots__ = ("args", "capabilities", "config", "cwd", "entered", "env", "gid", "groups", "labels", "lines", "linux",
-                 "listens", "rlimits", "seccomp", "terminal", "uid", "umask", "warnings")
+                 "listens", "rlimits", "scheduling", "seccomp", "terminal", "uid", "umask", "warnings")
 
     def __init__(self, config: Config, process: Process) -> None:
         user = process.get("user") or {}
@@ -70,6 +60,7 @@ class ProcessPlan:
         self.groups = list(user.get("additionalGids") or ())
         umask = user.get("umask")
         self.umask = DEFAULT_UMASK if umask is None else umask & 0o777
+        self.scheduling = Scheduling(process, self.linux)
         self.terminal = bool(process.get("terminal"))
         self.listens = False  # on sockets of its service manager's (sd_listen_fds(3))
         self.rlimits: list[tuple[str, int, int, int, str]] = []
@@ -177,54 +168,6 @@ class ProcessPlan:
             except OSError as error:
                 raise kernel_error(f"{name} soft {soft} hard {hard}", error, pointer=pointer) from None
 
-    @property
-    def scheduler_is_lost(self) -> bool:
-        """Whether a fork gives up the scheduler, or is refused with it (sched(7))."""
-        scheduler = self.config.get("scheduler")
-        if not scheduler:
-            return False
-        return scheduler["policy"] == "SCHED_DEADLINE" or "SCHED_FLAG_RESET_ON_FORK" in (scheduler.get("flags") or ())
-
-    def apply_scheduler(self, pid: int = 0) -> None:
-        """The scheduler, of process `pid` or of this one."""
-        scheduler = self.config.get("scheduler")
-        if scheduler:
-            flags = 0
-            for name in scheduler.get("flags") or ():
-                flags |= _SCHED_FLAGS[name]
-            hint = ""
-            if scheduler["policy"] in ("SCHED_FIFO", "SCHED_RR"):
-                hint = "needs CAP_SYS_NICE, and on cgroup v1 a cgroup with cpu.rt_runtime_us"
-            _wrap("/process/scheduler", f"scheduler {scheduler['policy']}", lambda: k.sched_setattr(
-                pid, _POLICIES[scheduler["policy"]], flags, scheduler.get("nice") or 0, scheduler.get("priority") or 0,
-                scheduler.get("runtime") or 0, scheduler.get("deadline") or 0, scheduler.get("period") or 0), hint)
-
-    def apply_scheduling(self) -> None:
-        """I/O priority, memory policy, personality: while the privileges are there."""
-        priority = self.config.get("ioPriority")
-        if priority:
-            _wrap("/process/ioPriority", f"I/O priority {priority['class']}", lambda: k.ioprio_set(
-                _IOPRIO_CLASSES[priority["class"]], priority.get("priority") or 0))
-        policy = self.linux.get("memoryPolicy")
-        if policy and policy.get("mode"):
-            mode = _MPOL_MODES[policy["mode"]]
-            for name in policy.get("flags") or ():
-                mode |= _MPOL_FLAGS[name]
-            nodes = parse_nodes(policy.get("nodes") or "")
-            _wrap("/linux/memoryPolicy", f"memory policy {policy['mode']}", lambda: k.set_mempolicy(
-                mode, nodes, _MAX_NODE if nodes else 0))
-        persona = self.linux.get("personality")
-        if persona and persona.get("domain"):
-            _wrap("/linux/personality", f"personality {persona['domain']}", lambda: k.personality(
-                _PERSONALITIES[persona["domain"]]))
-
-    def bind_to_cpus(self, when: str) -> None:
-        """process.execCPUAffinity: `initial` before the cgroup is joined, `final` after it."""
-        text = (self.config.get("execCPUAffinity") or {}).get(when)
-        if text:
-            _wrap(f"/process/execCPUAffinity/{when}", f"run on CPUs {text}",
-                  lambda: os.sched_setaffinity(0, _numbers(str(text))))
-
     def join_keyring(self, container_id: str, proc: int) -> None:
         """A session keyring of the container's own, labelled as its processes are.  Raises KernelError."""
         if self.labels is not None:
@@ -261,16 +204,16 @@ class ProcessPlan:
         if self.config.get("noNewPrivileges"):
             k.prctl(k.PR_SET_NO_NEW_PRIVS, 1)
         # The bounding set first: dropping from it needs CAP_SETPCAP.
-        _wrap("/process/capabilities/bounding", "drop capabilities from the bounding set",
+        attempt("/process/capabilities/bounding", "drop capabilities from the bounding set",
               lambda: capabilities.apply_bounding(self.capabilities.bounding))
         k.prctl(k.PR_SET_KEEPCAPS, 1)
         self._try_cwd()
-        _wrap("/process/user/additionalGids", f"groups {self.groups}", self._set_groups)
-        _wrap("/process/user/gid", f"gid {self.gid}", lambda: os.setresgid(self.gid, self.gid, self.gid))
-        _wrap("/process/user/uid", f"uid {self.uid}", lambda: os.setresuid(self.uid, self.uid, self.uid))
+        attempt("/process/user/additionalGids", f"groups {self.groups}", self._set_groups, _UNMAPPED)
+        attempt("/process/user/gid", f"gid {self.gid}", lambda: os.setresgid(self.gid, self.gid, self.gid), _UNMAPPED)
+        attempt("/process/user/uid", f"uid {self.uid}", lambda: os.setresuid(self.uid, self.uid, self.uid), _UNMAPPED)
         k.prctl(k.PR_SET_KEEPCAPS, 0)
         self._try_cwd()
-        _wrap("/process/capabilities", "set the capabilities", lambda: capabilities.apply(
+        attempt("/process/capabilities", "set the capabilities", lambda: capabilities.apply(
             self.capabilities, self._kept_capability()))
         os.umask(self.umask)
 
@@ -322,7 +265,7 @@ class ProcessPlan:
     def confine_early(self) -> None:
         """Load the filter, and give up at once what that took: others may look at who comes from here."""
         self.confine()
-        _wrap("/process/capabilities", "set the capabilities", lambda: capabilities.reduce(self.capabilities))
+        attempt("/process/capabilities", "set the capabilities", lambda: capabilities.reduce(self.capabilities))
 
     def confine(self) -> int:
         """Load the seccomp filter, where there is one; the descriptor of its listener, or -1.
@@ -452,41 +395,6 @@ def own_stdio(fd: int, uid: int) -> None:
         # A read-only file system, or an owner who is not mapped here: nothing that could be done.
         if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS, errno.EBADF, errno.ENOSYS):
             raise kernel_error(f"give descriptor {fd} to uid {uid}", error, syscall="fchown") from None
-
-
-def _wrap(pointer: str, what: str, action: Callable[[], None], denied: str = "") -> None:
-    """Do it; an error names the pointer, and with EPERM `denied` as the hint."""
-    try:
-        action()
-    except OSError as error:
-        hint = denied if error.errno == errno.EPERM else ""
-        if error.errno == errno.EINVAL and pointer.startswith("/process/user/"):
-            hint = "the id is not mapped in the user namespace"
-        raise kernel_error(what, error, pointer=pointer, hint=hint) from None
-
-
-def parse_nodes(text: str) -> int:
-    """A mask from a list of NUMA nodes such as `0-3,7`.  Raises ConfigError."""
-    mask = 0
-    for part in text.split(",") if text else ():
-        first, dash, last = part.strip().partition("-")
-        last = last if dash else first
-        if not (first.isascii() and first.isdigit() and last.isascii() and last.isdigit()):
-            raise ConfigError("/linux/memoryPolicy/nodes", f'"{text}" is not a list of nodes such as 0-3,7')
-        low, high = int(first), int(last)
-        if low > high or high >= _MAX_NODE:
-            raise ConfigError("/linux/memoryPolicy/nodes", f'"{part}" is not a range of nodes below {_MAX_NODE}')
-        mask |= ((1 << (high - low + 1)) - 1) << low
-    return mask
-
-
-def _numbers(text: str) -> list[int]:
-    """0-3,7, which was checked, as numbers."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
 
 
 def join_keyring(container_id: str) -> None:
