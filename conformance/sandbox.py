@@ -32,6 +32,7 @@ COVERED = ("/run", "/var/lib/containers", "/var/lib/docker", "/var/lib/container
            "/var/tmp", "/opt/containerd")
 USER = "conformance"  # the ordinary user, in the lane only
 USER_ID = 61234
+TEAM_ID = 61235  # a group that the user is in
 SUB_IDS = 600000
 LAYOUTS = ("v1", "hybrid", "v2")
 
@@ -214,15 +215,15 @@ def furnish(scratch: Path, how: str) -> None:
     for path in COVERED:
         if os.path.isdir(path):
             _mount("-t", "tmpfs", "-o", "mode=1777" if path == "/var/tmp" else "mode=755", "conformance", path)
-    for name, line in (("passwd", f"{USER}:x:{USER_ID}:{USER_ID}::/nonexistent:/bin/sh"), ("group",
-                                                                                           f"{USER}:x:{USER_ID}:"),
+    for name, line in (("passwd", f"{USER}:x:{USER_ID}:{USER_ID}::/nonexistent:/bin/sh"),
+                       ("group", f"{USER}:x:{USER_ID}:\n{USER}-team:x:{TEAM_ID}:{USER}"),
                        ("subuid", f"{USER}:{SUB_IDS}:65536"), ("subgid", f"{USER}:{SUB_IDS}:65536")):
         original = Path("/etc", name)
         text = original.read_text() if original.exists() else ""
         mine = scratch / name
         # Others' ranges would overlap with it for all we know.
-        mine.write_text((text if name in ("passwd",
-                                          "group") else f"containers:{SUB_IDS + 65536}:655360\n") + line + "\n")
+        mine.write_text((text if name in ("passwd", "group") else f"containers:{SUB_IDS + 65536}:655360\n")
+                        + line + "\n")
         if original.exists():
             _mount("--bind", str(mine), str(original))
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

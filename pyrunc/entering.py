@@ -107,7 +107,7 @@ def _get_ready(plan: EntryPlan) -> None:
     joined = cgroupfs.enter(plan.tasks)
     k.close_all_but({0, 1, 2, *plan.keep_fds, *plan.own_fds()})
     _lead_session()
-    namespaces.enter(plan.joins)
+    namespaces.enter(plan.joins, keep_groups=wanted.keep_groups)
     channel.send("joined", paths=joined)
     wanted.scheduling.bind_to_cpus("initial")
     channel.expect("go")

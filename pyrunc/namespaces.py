@@ -35,6 +35,7 @@ TYPES: dict[str, tuple[int, str]] = {
     "user": (k.CLONE_NEWUSER, "user"),
 }
 _PROC_NAMES = {flag: name for flag, name in TYPES.values()}
+KEEP_GROUPS = "run.oci.keep_original_groups"  # crun's, and what Podman says for --group-add keep-groups
 
 
 class Join:
@@ -70,6 +71,10 @@ class NamespacePlan:
 
     def joins_a(self, flag: int) -> bool:
         return any(join.flag == flag for join in self.joins)
+
+    @property
+    def keep_groups(self) -> bool:
+        return keeps_groups(self.config)
 
     @property
     def staged(self) -> bool:
@@ -138,6 +143,14 @@ def plan(config: Config) -> NamespacePlan:
     return result
 
 
+def keeps_groups(config: Config) -> bool:
+    """Whether the container's processes keep the supplementary groups of who calls the runtime, mapped or not.
+
+    Those of process.user.additionalGids aren't set then: setgroups(2) is one call for all.
+    """
+    return (config.get("annotations") or {}).get(KEEP_GROUPS) == "1"
+
+
 def _is_ours(join: Join) -> bool:
     """Whether it is the namespace that we are in."""
     theirs, ours = os.stat(join.fd), os.stat(f"/proc/self/ns/{_PROC_NAMES[join.flag]}")
@@ -192,11 +205,11 @@ def fork_sibling(flags: int = 0, cgroup_fd: int = -1) -> int:
     return clone3(flags | k.CLONE_PARENT, exit_signal=0, cgroup_fd=cgroup_fd)  # its signal is ours
 
 
-def enter(joins: list[Join]) -> None:
+def enter(joins: list[Join], *, keep_groups: bool = False) -> None:
     """Join them all, the pid namespace for the next child only.  Raises KernelError."""
     # Processes of the joined namespaces could ptrace us from here on (CVE-2016-9962).
     k.prctl(k.PR_SET_DUMPABLE, 0)
-    _join(joins)
+    _join(joins, keep_groups)
     k.prctl(k.PR_SET_DUMPABLE, 0)  # again: with a user namespace come credentials, which decide it anew
 
 
@@ -239,13 +252,13 @@ def _stage(namespaces: NamespacePlan, proc: int, channel: Channel, child: Callab
     """In the process between: join, make the user and time namespaces, fork the init, leave."""
     try:
         if namespaces.joins:
-            enter(namespaces.joins)
+            enter(namespaces.joins, keep_groups=namespaces.keep_groups)
         create = namespaces.create & ~k.CLONE_NEWCGROUP
         if create & k.CLONE_NEWUSER:
             k.unshare(k.CLONE_NEWUSER)
             channel.send("map")
             channel.expect("mapped")
-            become_root()
+            become_root(keep_groups=namespaces.keep_groups)
             create &= ~k.CLONE_NEWUSER
         if create & k.CLONE_NEWTIME:
             k.unshare(k.CLONE_NEWTIME)
@@ -268,7 +281,7 @@ def _stage(namespaces: NamespacePlan, proc: int, channel: Channel, child: Callab
         os._exit(1)
 
 
-def _join(joins: list[Join]) -> None:
+def _join(joins: list[Join], keep_groups: bool) -> None:
     """Join what can be joined from outside; then the user namespace; then the rest.
 
     Root may join namespaces of a user namespace below its own from outside; an ordinary user only
@@ -295,7 +308,7 @@ def _join(joins: list[Join]) -> None:
             k.setns(join.fd, join.flag)
         except OSError as error:
             raise _join_error(join, error) from None
-        become_root()
+        become_root(keep_groups=keep_groups)
     for join in rest:
         try:
             k.setns(join.fd, join.flag)
@@ -312,7 +325,7 @@ def take_over(namespaces: NamespacePlan) -> None:
 
     And make the ipc namespace, whose mqueue belongs to the ids of its maker: the runtime's are nobody's in here.
     """
-    become_root()
+    become_root(keep_groups=namespaces.keep_groups)
     if namespaces.create & k.CLONE_NEWIPC and not namespaces.staged:
         try:
             k.unshare(k.CLONE_NEWIPC)
@@ -321,12 +334,13 @@ def take_over(namespaces: NamespacePlan) -> None:
                                hint=_clone_hint(error)) from None
 
 
-def become_root() -> None:
+def become_root(*, keep_groups: bool) -> None:
     """Take uid and gid 0 of the user namespace just entered (unmapped ids own nothing there)."""
-    try:
-        os.setgroups([])
-    except PermissionError:
-        pass  # setgroups is denied in this namespace (user_namespaces(7)); the groups stay as they are
+    if not keep_groups:
+        try:
+            os.setgroups([])
+        except PermissionError:
+            pass  # setgroups is denied in this namespace (user_namespaces(7)); the groups stay as they are
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 

@@ -15,6 +15,7 @@ import stat
 from . import capabilities
 from .errors import ConfigError, PyruncError, attempt, kernel_error
 from .linux import process as k
+from .namespaces import keeps_groups
 from .passwd import home_directory
 from .paths import clean, make_directory
 from .rlimits import RLIMITS
@@ -40,8 +41,9 @@ DEFAULT_UMASK = 0o022
 class ProcessPlan:
     """What becomes of the init; `lines` tell it in order for `explain`."""
 
-    __slots__ = ("args", "capabilities", "config", "cwd", "entered", "env", "gid", "groups", "labels", "lines", "linux",
-                 "listens", "rlimits", "scheduling", "seccomp", "terminal", "uid", "umask", "warnings")
+    __slots__ = ("args", "capabilities", "config", "cwd", "entered", "env", "gid", "groups", "keep_groups", "labels",
+                 "lines", "linux", "listens", "rlimits", "scheduling", "seccomp", "terminal", "uid", "umask",
+                 "warnings")
 
     def __init__(self, config: Config, process: Process) -> None:
         user = process.get("user") or {}
@@ -58,6 +60,7 @@ class ProcessPlan:
         self.uid = user.get("uid") or 0
         self.gid = user.get("gid") or 0
         self.groups = list(user.get("additionalGids") or ())
+        self.keep_groups = keeps_groups(config)
         umask = user.get("umask")
         self.umask = DEFAULT_UMASK if umask is None else umask & 0o777
         self.scheduling = Scheduling(process, self.linux)
@@ -109,8 +112,9 @@ class ProcessPlan:
         for key in ("personality", "memoryPolicy"):
             if self.linux.get(key):
                 add((f"/linux/{key}", f"{key} {self.linux.get(key)}"))
+        groups = "of the caller" if self.keep_groups else self.groups
         add(("/process/cwd", f"working directory {self.cwd}"))
-        add(("/process/user", f"uid {self.uid}, gid {self.gid}, groups {self.groups}, umask {self.umask:03o}"))
+        add(("/process/user", f"uid {self.uid}, gid {self.gid}, groups {groups}, umask {self.umask:03o}"))
         if self.config.get("noNewPrivileges"):
             add(("/process/noNewPrivileges", "no new privileges"))
         for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
@@ -306,6 +310,8 @@ class ProcessPlan:
                 pass  # the filter forbids it: the user can look at us, as it can at the program
 
     def _set_groups(self) -> None:
+        if self.keep_groups:
+            return
         try:
             os.setgroups(self.groups)
         except PermissionError:

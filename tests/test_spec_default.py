@@ -91,4 +91,5 @@ def test_features_leave_nothing_out() -> None:
     schema = load_schema("features.json")
     assert set(features()) == set(schema["properties"])
     assert set(features()["linux"]) == set(schema["properties"]["linux"]["properties"])
-    assert features()["potentiallyUnsafeConfigAnnotations"] == ["org.criu.config", "org.systemd.property."]
+    assert features()["potentiallyUnsafeConfigAnnotations"] == [
+        "org.criu.config", "org.systemd.property.", "run.oci.keep_original_groups"]

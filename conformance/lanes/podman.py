@@ -13,7 +13,7 @@ from conformance.checks import Table, wait_for
 from conformance.lanes import engine, engine_options
 from conformance.lanes.base import Done, output
 from conformance.lanes.engine import IMAGE, Engine
-from conformance.sandbox import PATH, SUB_IDS, USER_ID, Room
+from conformance.sandbox import PATH, SUB_IDS, TEAM_ID, USER_ID, Room
 
 CONF = """\
 [containers]
@@ -285,6 +285,25 @@ def _(podman: Engine) -> str:
     seen = podman.as_ordinary("run", "--rm", *NO_NETWORK, "-v", f"{where}:/v", IMAGE, "sh", "-c",
                               "stat -c %u /v; touch /v/a; su alice -c 'touch /v/b'")
     return f"{seen}|{(where / 'a').stat().st_uid}|{(where / 'b').stat().st_uid}"
+
+
+@check("ordinary user: --group-add keep-groups: a file of the user's group, exec", "of the team, of the team")
+def _(podman: Engine) -> str:
+    assert isinstance(podman, Podman)
+    podman.as_user()
+    where = podman.scratch / "user" / podman.name("volume")
+    where.mkdir()
+    (where / "a").write_text("of the team")
+    (where / "a").chmod(0o640)
+    os.chown(where / "a", 0, TEAM_ID)
+    name = podman.name()
+    podman.as_ordinary("run", "-d", "--name", name, *NO_NETWORK, "--group-add", "keep-groups", "-v", f"{where}:/v",
+                       IMAGE, "sh", "-c", "cat /v/a; sleep 1000")
+    seen = podman.as_ordinary("exec", name, "cat", "/v/a")
+    wait_for(lambda: podman.as_ordinary("logs", name), "its output")
+    seen = f"{podman.as_ordinary('logs', name)}, {seen}"
+    podman.as_ordinary("rm", "-f", "-t", "0", name)
+    return seen
 
 
 @check("ordinary user: --userns keep-id", str(USER_ID))

@@ -46,7 +46,8 @@ def features() -> dict[str, Any]:
             "netDevices": {"enabled": True},
         },
         # A name that ends in a dot is the beginning of many (features.md).
-        "potentiallyUnsafeConfigAnnotations": ["org.criu.config", "org.systemd.property."],
+        "potentiallyUnsafeConfigAnnotations": ["org.criu.config", "org.systemd.property.",
+                                               "run.oci.keep_original_groups"],
         "annotations": {
             "org.opencontainers.runc.checkpoint.enabled": "true",
             "io.pyrunc.version": __version__,

@@ -257,6 +257,33 @@ def test_a_user_namespace_maps_ids(runtime: Runtime, bundle: Bundle, host: Host)
     runtime.clean_up()
 
 
+@pytest.mark.parametrize("more", [[], ["time"]])  # a time namespace: by a process that stands between
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_callers_groups_in_a_user_namespace(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path,
+                                                keep: bool, more: list[str]) -> None:
+    """What they may open, though they are nobody's in there; only where the annotation asks for it (Podman)."""
+    group = 4711
+    owned_by(mapped(bundle, [{"containerID": 0, "hostID": 100000, "size": 1000}]), 100000)
+    for kind in more:
+        bundle.namespace(kind)
+    file = tmp_path / "theirs"
+    file.write_text("of the group\n")
+    file.chmod(0o640)
+    os.chown(file, 0, group)
+    bundle.mount(file, "/theirs")
+    bundle.config["annotations"] = {"run.oci.keep_original_groups": "1"} if keep else {}
+    bundle.args("sleep", "100").save()
+    container = runtime.new_id()
+    created = runtime("create", "--bundle", bundle.path, container, extra_groups=[group])
+    assert created.code == 0, created
+    assert runtime("start", container).code == 0
+    result = runtime("exec", container, "cat", "/theirs", extra_groups=[group])
+    if keep:
+        assert result.lines == ["of the group"], result
+    else:
+        assert result.code == 1 and "Permission denied" in result.err, result
+
+
 def test_dev_and_the_streams_belong_to_the_container(runtime: Runtime, bundle: Bundle, host: Host,
                                                      tmp_path: Path) -> None:
     """What the runtime makes below /dev is its root's, a file given as a stream its user's; not nobody's."""

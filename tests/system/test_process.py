@@ -49,6 +49,15 @@ def test_user_and_exactly_these_groups(runtime: Runtime, bundle: Bundle, host: H
     assert seen["Groups"] == groups
 
 
+@pytest.mark.parametrize(("value", "groups"), [("1", "27 100"), ("0", "5")])
+def test_the_callers_groups_are_kept_where_that_is_asked_for(runtime: Runtime, bundle: Bundle, host: Host, value: str,
+                                                             groups: str) -> None:
+    """crun's annotation, Podman's `--group-add keep-groups`: no setgroups(2), not for config.json's groups either."""
+    bundle.config["annotations"] = {"run.oci.keep_original_groups": value}
+    bundle.process["user"] = {"uid": 1000, "gid": 1001, "additionalGids": [5]}
+    assert status(runtime, bundle, extra_groups=[27, 100])["Groups"] == groups
+
+
 @pytest.mark.parametrize(("umask", "seen"), [(None, "0022"), (0, "0000"), (0o27, "0027"), (0o777, "0777")])
 def test_umask(runtime: Runtime, bundle: Bundle, host: Host, umask: int | None, seen: str) -> None:
     """`user.umask`; by default 0022, whatever the caller's is."""
