@@ -198,8 +198,9 @@ def to_apply(merged: Resources, given: Resources) -> Resources:
 def _cgroup(container: Container, otherwise: str) -> Cgroup:
     cgroup = container.cgroup
     if cgroup is None or not cgroup.directories():
-        raise ContainerError(f"the container has no cgroup, so it {otherwise}",
-                             hint="an ordinary user needs a cgroup delegated to it")
+        from . import cgroupless
+
+        raise ContainerError(f"the container has no cgroup, so it {otherwise}", hint=cgroupless.hint())
     return cgroup
 
 

@@ -51,13 +51,16 @@ def apply(cgroup: Cgroup, resources: Resources, config: Config, warn: Callable[[
 def _restrict_devices(mode: str, directories: Mapping[str, str], rules: device_rules.Rules,
                       warn: Callable[[str], None]) -> Callable[[], None] | None:
     """Enforce the device rules; what brings the former ones back."""
+    directory = directories.get("" if mode == "unified" else "devices")
+    if directory is None:
+        from . import cgroupless
+
+        cgroupless.warn_of_devices(warn)
+        return None
     if mode == "unified":
         from . import devices_bpf
 
-        return devices_bpf.attach(directories[""], rules, warn) if "" in directories else None
-    if "devices" not in directories:
-        return None
-    directory = directories["devices"]
+        return devices_bpf.attach(directory, rules, warn)
     before = device_rules.current(directory)
     try:
         limits.apply(device_rules.v1_writes(rules, before), directories)
@@ -72,8 +75,10 @@ def _refuse_skipped(cgroup: Cgroup, writes: list[limits.Write]) -> None:
     for write in writes:
         path = cgroup.paths.get(write.controller, "")
         if path in cgroup.skipped and not write.optional:
-            raise ConfigError(write.pointer, f"can't be limited: the cgroup {path} could not be made or joined",
-                              hint="an ordinary user needs a cgroup delegated to it")
+            from . import cgroupless
+
+            raise ConfigError(write.pointer, f"can't be limited: the container is not in the cgroup {path}",
+                              hint=cgroupless.hint())
 
 
 _DELEGATE = "/sys/kernel/cgroup/delegate"

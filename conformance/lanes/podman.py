@@ -208,15 +208,34 @@ def _(podman: Engine) -> str:
                          "--security-opt", "unmask=/proc/sys", "--security-opt", "mask=/proc/version")
 
 
+def documented(podman: Podman, *words: str) -> str:
+    """What a command prints with containers.conf as docs/integrations.md has it."""
+    text = snippets.snippet("Podman", podman.runtime).replace("[engine]", podman.conf().rstrip())
+    environment = {**podman.environment, "CONTAINERS_CONF": str(podman.file(text))}
+    own = [word for word in podman.words if word not in ("--runtime", podman.runtime)]
+    return output(podman.command(*own, *words, environment=environment), words)
+
+
 @check("containers.conf as docs/integrations.md has it", f"{snippets.NAME} hello", short=True)
 def _(podman: Engine) -> str:
     assert isinstance(podman, Podman)
-    text = snippets.snippet("Podman", podman.runtime).replace("[engine]", podman.conf().rstrip())
-    environment = {**podman.environment, "CONTAINERS_CONF": str(podman.file(text))}
-    words = [word for word in podman.words if word not in ("--runtime", podman.runtime)]
     name = podman.name()
-    made = podman.command(*words, "run", "--name", name, IMAGE, "echo", "hello", environment=environment)
-    return f"{podman.inspect(name, '{{.OCIRuntime}}')} {output(made, words)}"
+    said = documented(podman, "run", "--name", name, IMAGE, "echo", "hello")
+    return f"{podman.inspect(name, '{{.OCIRuntime}}')} {said}"
+
+
+@check("containers.conf as docs/integrations.md has it: --cgroups disabled", "in Podman's cgroup; exec too")
+def _(podman: Engine) -> str:
+    assert isinstance(podman, Podman)
+    name = podman.name()
+    documented(podman, "run", "-d", "--name", name, "--cgroups", "disabled", "--cgroupns", "host", IMAGE,
+               "sleep", "1000")
+    pid = podman.inspect(name, "{{.State.Pid}}")
+    own = Path("/proc/self/cgroup").read_text().strip()
+    seen = "in Podman's cgroup" if Path(f"/proc/{pid}/cgroup").read_text().strip() == own else "in another"
+    seen += "; exec too" if documented(podman, "exec", name, "cat", "/proc/self/cgroup") == own else "; exec not"
+    documented(podman, "rm", "-f", "-t", "0", name)
+    return seen
 
 
 @PODMAN_4.check("a network of pyrunc-cni, as docs/integrations.md has it",

@@ -9,6 +9,7 @@ _pyrunc_values() {
 		--log) values="<file>"; return 0 ;;
 		--log-format) values="text json"; return 0 ;;
 		--root) values="<directory>"; return 0 ;;
+		--cgroup-manager) values="cgroupfs systemd disabled"; return 0 ;;
 		--criu) values="<file>"; return 0 ;;
 		--rootless) values="true false auto"; return 0 ;;
 		esac ;;
@@ -397,7 +398,7 @@ _pyrunc_words() {
 }
 
 _pyrunc() {
-	local current=$2 command="" options="--debug --log --log-format --root --systemd-cgroup --criu --rootless --version --help" arguments="" values=""
+	local current=$2 command="" options="--debug --log --log-format --root --systemd-cgroup --cgroup-manager --criu --rootless --version --help" arguments="" values=""
 	local word previous="" last count=0 index root=()
 	for ((index = 1; index < COMP_CWORD; index++)); do
 		word=${COMP_WORDS[index]}

@@ -52,6 +52,9 @@ GLOBAL_OPTIONS = (
     Option("root", kind="text", metavar="DIR", help="where containers' state is kept (default: /run/pyrunc, "
                                                     "or $XDG_RUNTIME_DIR/pyrunc for an ordinary user)"),
     Option("systemd-cgroup", help="have systemd make the cgroup; cgroupsPath is then slice:prefix:name"),
+    Option("cgroup-manager", kind="text", metavar="cgroupfs|systemd|disabled",
+           help="who makes the cgroup: pyrunc (the default), systemd (as --systemd-cgroup), or nobody: the container "
+                "goes without, and without limits"),
     Option("criu", kind="text", metavar="FILE", help="the criu to checkpoint and restore with (default: PATH's)"),
     Option("rootless", kind="text", metavar="true|false|auto", default="auto",
            help="go without cgroups that may not be made, and ask the user's systemd (auto: as an ordinary user, "
@@ -63,13 +66,14 @@ GLOBAL_OPTIONS = (
 class Context:
     """The global options, for a command."""
 
-    __slots__ = ("command", "container_id", "criu", "given_root", "log", "rootless", "systemd_cgroup")
+    __slots__ = ("cgroups", "command", "container_id", "criu", "given_root", "log", "rootless", "systemd_cgroup")
 
     def __init__(self) -> None:
         self.log = Log()
         self.given_root = ""
         self.rootless: bool | None = None
         self.systemd_cgroup = False
+        self.cgroups = True
         self.criu = ""
         self.command = ""
         self.container_id = ""
@@ -151,9 +155,15 @@ def _dispatch(args: Args, rest: list[str], context: Context) -> int:
     rootless = BOOLEANS.get(args["rootless"], args["rootless"])
     if rootless not in ("true", "false", "auto"):
         raise UsageError(f'--rootless is true, false or auto, not "{args["rootless"]}"')
+    manager = args["cgroup-manager"]
+    if manager not in ("", "cgroupfs", "systemd", "disabled"):
+        raise UsageError(f'--cgroup-manager is cgroupfs, systemd or disabled, not "{manager}"')
+    if args.flag("systemd-cgroup") and manager not in ("", "systemd"):
+        raise UsageError(f"--systemd-cgroup and --cgroup-manager {manager} exclude each other")
     module = _load(name)
     context.given_root, context.rootless = args["root"], {"true": True, "false": False}.get(rootless)
-    context.systemd_cgroup, context.criu = args.flag("systemd-cgroup"), args["criu"]
+    context.systemd_cgroup = args.flag("systemd-cgroup") or manager == "systemd"
+    context.cgroups, context.criu = manager != "disabled", args["criu"]
     if hasattr(module, "SUBCOMMANDS"):
         context.command = name
         status: int = module.dispatch(rest[1:], context)

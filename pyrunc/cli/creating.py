@@ -45,6 +45,7 @@ def options(args: Args, context: Context, console_fd: int = -1) -> CreateOptions
         keyring=not args.flag("no-new-keyring"),
         preserve_fds=args.number("preserve-fds"),
         systemd_cgroup=context.systemd_cgroup,
+        cgroups=context.cgroups,
         rootless=context.rootless,
         console_fd=console_fd,
         notify_socket=os.environ.get("NOTIFY_SOCKET", ""),

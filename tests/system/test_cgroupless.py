@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--cgroup-manager, crun's: who makes the cgroup, and a container that goes without (Podman's --cgroups disabled)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support import Bundle, Host, Runtime
+
+DISABLED = ("--cgroup-manager", "disabled")
+DEVICES = "/linux/resources/devices: not enforced: the container has no cgroup for that"
+
+
+@pytest.fixture(params=["host", "v2"])
+def there(request: pytest.FixtureRequest, runtime: Runtime, v2: Runtime) -> Runtime:
+    """The runtime where the cgroups are the machine's, and where they are v2's alone."""
+    return runtime if request.param == "host" else v2
+
+
+def test_a_container_stays_in_its_callers_cgroup(there: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
+    """It, and what exec brings in; a cgroupsPath is nobody's business then."""
+    bundle.linux["cgroupsPath"] = "/pyrunc-nobody/makes-this"
+    bundle.linux.pop("resources", None)
+    bundle.args("sleep", "100").save()
+    container = there.new_id()
+    created = there(*DISABLED, "create", "--bundle", bundle.path, "--pid-file", tmp_path / "pid", container)
+    assert (created.code, created.err) == (0, "")
+    assert there("start", container).code == 0
+    assert there("exec", "-d", "--pid-file", tmp_path / "second", container, "sleep", "100").code == 0
+    own = Path("/proc/self/cgroup").read_text()
+    for file in ("pid", "second"):
+        assert Path(f"/proc/{(tmp_path / file).read_text()}/cgroup").read_text() == own
+    assert not [path for path, _, _ in os.walk("/sys/fs/cgroup") if path.endswith(("/makes-this", f"/{container}"))]
+    for command in ("pause", "ps", "update --pids-limit 5", "events --stats"):
+        result = there(*command.split(), container)
+        assert result.code == 1
+        assert result.err.startswith(f"pyrunc: {command.split()[0]} {container}: the container has no cgroup"), result
+    assert there("update", "--pids-limit", "5", container).err.endswith(
+        " (it was made with --cgroup-manager disabled)\n")
+    assert there("delete", "--force", container).code == 0
+
+
+@pytest.mark.parametrize(("resources", "pointer"), [
+    ({"memory": {"limit": 1 << 26}}, "/linux/resources/memory/limit"),
+    ({"pids": {"limit": 5}}, "/linux/resources/pids/limit"),
+])
+def test_a_limit_is_refused(runtime: Runtime, bundle: Bundle, host: Host, resources: dict[str, dict[str, int]],
+                            pointer: str) -> None:
+    """Nobody would enforce it (runtime.md, Create: what can't be applied is an error)."""
+    bundle.linux["resources"] = resources
+    result = runtime(*DISABLED, "run", "--bundle", bundle.args("echo ran").save(), runtime.new_id())
+    assert (result.code, result.out) == (1, "")
+    assert f": {pointer}: can't be limited: the container is not in the cgroup /sys/fs/cgroup" in result.err
+    assert result.err.endswith(" (it was made with --cgroup-manager disabled)\n")
+
+
+def test_device_rules_are_a_warning(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """Every config.json of an engine's has some; crun says nothing."""
+    bundle.linux["resources"] = {"devices": [{"allow": False, "access": "rwm"}]}
+    result = runtime(*DISABLED, "run", "--bundle", bundle.args("echo ran").save(), runtime.new_id())
+    assert (result.code, result.out) == (0, "ran\n")
+    assert result.err == f"pyrunc: warning: {DEVICES}\n"
+
+
+def test_the_other_managers(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    bundle.linux["cgroupsPath"] = "neither:nor"
+    bundle.args("echo ran").save()
+    words = ("run", "--bundle", bundle.path)
+    by_flag, by_name = (runtime(*option, *words, "web") for option in (
+        ["--systemd-cgroup"], ["--cgroup-manager", "systemd"]))
+    assert by_flag.code == 1 and "systemd" in by_flag.err
+    assert (by_name.code, by_name.err) == (1, by_flag.err)
+    bundle.linux["cgroupsPath"] = f"/pyrunc-{runtime.new_id()}"
+    bundle.save()
+    assert runtime("--cgroup-manager=cgroupfs", *words, runtime.new_id()).out == "ran\n"
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("--cgroup-manager", "none"), '--cgroup-manager is cgroupfs, systemd or disabled, not "none"'),
+    ((*DISABLED, "--systemd-cgroup"), "--systemd-cgroup and --cgroup-manager disabled exclude each other"),
+])
+def test_what_it_is_not(runtime: Runtime, host: Host, words: tuple[str, ...], said: str) -> None:
+    result = runtime(*words, "list")
+    assert (result.code, result.out, result.err) == (1, "", f"pyrunc: {said}\n")
