@@ -165,7 +165,6 @@ EXPLANATIONS: list[Explanation] = [
     Explanation("", "/cpu/burst", ".*", "0|-", "since runc 1.2"),
     Explanation("", "/cpu/idle", "1", "0|-", "since runc 1.2"),
     Explanation("v1", "/memory/kernelTCP", r"\d+", r"\d+", "runc ignores it; crun writes it too"),
-    Explanation("", "/pids/limit", "1", "max", "0 is a limit since runc 1.4"),
     Explanation("", "/hugepageLimits/0/limit", r"\d+", r"max|9223372036\d+", "since runc 1.1.10"),
     Explanation("v2", "/devices", "0", "1", "nothing is denied: runc attaches a program that says so"),
     Explanation("v1", "/hugepageLimits/0/limit", r"\d+", "refused.*", "on this hybrid host v2 has the controller: "

@@ -21,7 +21,8 @@ HEAD = """\
 What pyrunc writes for each field of `linux.resources` in config.json. Every row was measured: a container with that
 field alone was created, and the file of its cgroup read back, on cgroup v1 and on v2, with runc 1.1.5 in the same run
 (`python -m conformance.resources`; `python -m conformance.resources_page` makes this page of its tables). Where runc
-has something else the last column says what, and why.
+has something else the last column says what, and why. The configurations are of ociVersion 1.0.2, where a `/pids/limit`
+of 0 was no limit; from 1.3.0 on it is one, and `pids.max` is 1 then.
 
 """
 HEADINGS = ("field", "given", "cgroup v1", "cgroup v2", "runc")

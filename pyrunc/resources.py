@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def apply(cgroup: Cgroup, resources: Resources, config: Config, warn: Callable[[str], None], *, update: bool) -> None:
     """Cgroup.apply."""
+    resources = as_meant(resources, config["ociVersion"])
     directories = {name: path for name, path in cgroup.paths.items() if path not in cgroup.skipped}
     if cgroup.mode == "unified":
         writes = cgroupv2.limits(resources, directories.get("", ""), warn)
@@ -46,6 +47,18 @@ def apply(cgroup: Cgroup, resources: Resources, config: Config, warn: Callable[[
                 if undo is not None:
                     undo()
         raise
+
+
+def as_meant(resources: Resources, version: str) -> Resources:
+    """What they mean in a configuration of that ociVersion.
+
+    Before 1.3.0 no processes at all (`pids.limit` 0) stood for any number; who writes an older version may mean that,
+    Podman up to 5.4 for one, by `--pids-limit -1` (runtime-spec's pull request 1279).
+    """
+    major, minor = version.split(".")[:2]
+    if (resources.get("pids") or {}).get("limit") == 0 and (int(major), int(minor)) < (1, 3):
+        resources = {**resources, "pids": {"limit": -1}}
+    return resources
 
 
 def _restrict_devices(mode: str, directories: Mapping[str, str], rules: device_rules.Rules,

@@ -151,7 +151,7 @@ def test_on_the_kernel() -> None:
     """A controller that a v2 host has everywhere it can be had without a machine of its own."""
     with made() as cg:
         path = cg.paths[""]
-        config: Any = {}
+        config: Any = {"ociVersion": "1.3.0"}
         cg.apply({"hugepageLimits": [{"pageSize": "2MB", "limit": 8 * MiB}]}, config, lambda _: None)
         for name in ("hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"):
             assert cgroupfs.read(f"{path}/{name}") == f"{8 * MiB}\n"

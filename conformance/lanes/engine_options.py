@@ -246,6 +246,11 @@ def _(engine: Engine) -> str:
                          cgroup_file("cpuset/cpuset.cpus", "cpuset.cpus") + ")", "--cpuset-cpus", "0")
 
 
+@check("--pids-limit -1", "max")
+def _(engine: Engine) -> str:
+    return engine.script(cgroup_file("pids/pids.max", "pids.max"), "--pids-limit", "-1")
+
+
 @check("--pids-limit", "33|sh: can't fork: Resource temporarily unavailable", short=True)
 def _(engine: Engine) -> str:
     script = cgroup_file("pids/pids.max", "pids.max") + "; i=0; while [ $i -lt 40 ]; do sleep 3 & i=$((i+1)); done 2>&1"

@@ -188,6 +188,20 @@ def test_a_fork_bomb_stops_at_the_limit(runtime: Runtime, bundle: Bundle, host: 
     assert not any(path.exists() for name, path in cgroup.paths.items() if name in ("", "pids", "memory"))
 
 
+@pytest.mark.parametrize(("version", "limit"), [("1.0.2-dev", "max"), ("1.2.1", "max"), ("1.3.0", "1")])
+def test_no_processes_at_all_once_meant_any_number(runtime: Runtime, bundle: Bundle, host: Host, version: str,
+                                                   limit: str) -> None:
+    """pids.limit 0, which Podman up to 5.4 writes for `--pids-limit -1`; an update means it as config.json does."""
+    bundle.config["ociVersion"] = version
+    container = runtime.create(resources(bundle, pids={"limit": 0}).args("sleep", "100"))
+    file = ContainerCgroup(int(runtime.state(container)["pid"])).file("pids/pids.max", "pids.max")
+    assert file.read_text() == f"{limit}\n"
+    assert runtime("update", "--pids-limit", "7", container).code == 0
+    assert file.read_text() == "7\n"
+    assert runtime("update", "--resources", "-", container, stdin='{"pids": {"limit": 0}}').code == 0
+    assert file.read_text() == f"{limit}\n"
+
+
 def test_a_limit_is_no_hindrance_below_it(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     """The control: thirty processes at a time are fewer than forty."""
     script = "for n in $(seq 30); do sleep 1 & done; wait; echo all"
