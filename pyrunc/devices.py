@@ -76,10 +76,13 @@ class DeviceNode:
             try:
                 os.mknod(name, self.mode | _KINDS[self.kind], self.rdev, dir_fd=parent)
             except FileExistsError:
-                if not self.matches(os.stat(name, dir_fd=parent, follow_symlinks=False)):
+                there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if not self.matches(there):
                     # config-linux.md: "the runtime MUST generate an error".
                     raise ConfigError(self.pointer,
                                       f"{self.path} exists in the rootfs and is not that device") from None
+                if there.st_dev != os.fstat(parent).st_dev:
+                    return  # one of /mounts: the host's own node, which is not ours to change
             except PermissionError:
                 self._bind(root, parent, name)
                 return

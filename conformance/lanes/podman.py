@@ -325,6 +325,14 @@ def _(podman: Engine) -> str:
     return seen
 
 
+@check("ordinary user: --privileged", "000001ffffffffff mounted")
+def _(podman: Engine) -> str:
+    assert isinstance(podman, Podman)
+    seen = podman.as_ordinary("run", "--rm", *NO_NETWORK, "--privileged", IMAGE, "sh", "-c",
+                              "grep CapEff /proc/self/status; mount -t tmpfs x /tmp && echo mounted")
+    return " ".join(seen.split()[1:])
+
+
 @check("ordinary user: --userns keep-id", str(USER_ID))
 def _(podman: Engine) -> str:
     assert isinstance(podman, Podman)

@@ -110,6 +110,20 @@ def test_an_existing_node_is_used(runtime: Runtime, bundle: Bundle, host: Host) 
         assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o644, 5, 6)
 
 
+def test_a_node_that_is_mounted_is_left_as_it_is(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
+    """It is the host's own: Podman binds all of them for an ordinary user's `--privileged`, who can't change them."""
+    node = tmp_path / "node"
+    os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    os.chown(node, 5, 6)
+    bundle.mount(node, "/dev/null")
+    bundle.mount(node, "/dev/given")
+    bundle.linux["devices"] = [{"path": "/dev/given", "type": "c", "major": 1, "minor": 3, "fileMode": 0o666, "uid": 7}]
+    result = runtime.run(bundle, "stat -c '%t %T %a %u %g' /dev/null /dev/given")
+    assert result.lines == ["1 3 600 5 6"] * 2, result
+    info = node.stat()
+    assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o600, 5, 6)
+
+
 @pytest.mark.parametrize("what", ["file", "other numbers", "other type", "directory", "link"])
 def test_a_file_that_is_not_the_device_is_an_error(runtime: Runtime, bundle: Bundle, host: Host, what: str) -> None:
     """config-linux.md: "If a file already exists at path that does not match … the runtime MUST generate an error"."""
