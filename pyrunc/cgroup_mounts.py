@@ -33,7 +33,10 @@ def _mount_v2(root: RootFs, target: int, options: MountOptions) -> int:
     host = _hosts_v2(root, options)
     if host:
         tree = k.open_tree(AT_FDCWD, host)
-        k.mount_setattr(tree, set_=options.set, clear=options.clear, propagation=k.MS_PRIVATE)
+        shown = options.set
+        if root.cgroup is not None and not root.cgroup.directories():
+            shown |= k.MOUNT_ATTR_RDONLY  # none of it is the container's
+        k.mount_setattr(tree, set_=shown, clear=options.clear & ~shown, propagation=k.MS_PRIVATE)
         k.move_mount(tree, target)
         return tree
     try:
@@ -80,12 +83,12 @@ def _new_mount(fstype: str, source: str, attributes: int, data: list[tuple[str, 
         os.close(fs)
 
 
-def mounted() -> dict[str, list[str]]:
-    """The controllers of each v1 hierarchy by where the host has it mounted."""
+def mounted() -> dict[str, tuple[list[str], str]]:
+    """By where the host has a v1 hierarchy mounted: its controllers, and the directory of our own cgroup."""
     found = cgroupv1.hierarchies(False, cgroupfs.read("/proc/self/mountinfo"), cgroupfs.read("/proc/self/cgroup"))
-    by_place: dict[str, list[str]] = {}
+    by_place: dict[str, tuple[list[str], str]] = {}
     for controller, hierarchy in found.items():
-        by_place.setdefault(hierarchy.mount_point, []).append(controller)
+        by_place.setdefault(hierarchy.mount_point, ([], hierarchy.path(".")))[0].append(controller)
     return by_place
 
 
@@ -98,12 +101,12 @@ def _mount_v1(root: RootFs, target: int, options: MountOptions) -> int:
     k.move_mount(tmpfs, target)
     if root.hierarchies is None:
         root.hierarchies = mounted()
-    for place, controllers in root.hierarchies.items():
+    for place, (controllers, current) in root.hierarchies.items():
         name = place.rpartition("/")[2]
         os.mkdir(name, 0o755, dir_fd=tmpfs)
         below = os.open(name, O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tmpfs)
         try:
-            tree = _hierarchy_tree(root, controllers, options)
+            tree = _hierarchy_tree(root, controllers, current, options)
             if tree >= 0:
                 k.move_mount(tree, below)
                 os.close(tree)
@@ -117,7 +120,7 @@ def _mount_v1(root: RootFs, target: int, options: MountOptions) -> int:
     return tmpfs
 
 
-def _hierarchy_tree(root: RootFs, controllers: list[str], options: MountOptions) -> int:
+def _hierarchy_tree(root: RootFs, controllers: list[str], current: str, options: MountOptions) -> int:
     if root.cgroup_namespace:
         data: list[tuple[str, str | None]] = []
         for controller in controllers:
@@ -129,12 +132,14 @@ def _hierarchy_tree(root: RootFs, controllers: list[str], options: MountOptions)
         return -1
     for controller in controllers:
         own = cgroup.paths.get(controller)
-        # Where an ordinary user could make none, the directory stays empty.
         if own is not None and own not in cgroup.skipped:
             tree = k.open_tree(AT_FDCWD, own)
             k.mount_setattr(tree, set_=options.set, clear=options.clear)
             return tree
-    return -1
+    # Without one of its own the container is in its caller's, whose limits it is under: to be read (CVE-2023-25809).
+    tree = k.open_tree(AT_FDCWD, current)
+    k.mount_setattr(tree, set_=options.set | k.MOUNT_ATTR_RDONLY)
+    return tree
 
 
 class KeptOptions:

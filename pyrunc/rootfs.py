@@ -61,7 +61,7 @@ class RootFs:
         self.cgroup = cgroup
         self.sources = sources
         self.mount_label = mount_label  # SELinux's, for what has no files of its own
-        self.hierarchies: dict[str, list[str]] | None = None  # cgroup_mounts.mounted, once it was asked for
+        self.hierarchies: dict[str, tuple[list[str], str]] | None = None  # cgroup_mounts.mounted, once it was asked for
         # Mounts that become read-only when everything below them has been made: (mount, pointer).
         self.deferred: list[tuple[int, str]] = []
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from mountinfo import mounts
 from support import Bundle, Host, Runtime
 
 DISABLED = ("--cgroup-manager", "disabled")
@@ -40,6 +41,24 @@ def test_a_container_stays_in_its_callers_cgroup(there: Runtime, bundle: Bundle,
     assert there("update", "--pids-limit", "5", container).err.endswith(
         " (it was made with --cgroup-manager disabled)\n")
     assert there("delete", "--force", container).code == 0
+
+
+def test_what_it_sees_of_cgroups_is_its_callers_and_read_only(there: Runtime, bundle: Bundle, host: Host) -> None:
+    """Whose limits it is under; on v2 all of them, as an ordinary user's container without a cgroup of its own."""
+    bundle.linux.pop("resources", None)
+    for mount in bundle.config["mounts"]:
+        if mount["type"] == "cgroup":
+            mount["options"].remove("ro")
+    result = there(*DISABLED, "run", "--bundle", bundle.args("cat /proc/self/mountinfo").save(), there.new_id())
+    assert (result.code, result.err) == (0, "")
+    seen = [mount for mount in mounts(result.out) if mount.fstype.startswith("cgroup")]
+    own = {line.split(":")[1]: line.split(":")[2] for line in Path("/proc/self/cgroup").read_text().splitlines()}
+    is_v2 = there.name == "v2-lane" or len(own) == 1
+    assert {mount.fstype for mount in seen} == {"cgroup2" if is_v2 else "cgroup"}
+    for mount in seen:
+        assert "ro" in mount.options
+        if not is_v2:
+            assert mount.root == own[mount.point.removeprefix("/sys/fs/cgroup/").replace("systemd", "name=systemd")]
 
 
 @pytest.mark.parametrize(("resources", "pointer"), [
