@@ -88,7 +88,7 @@ def mounted() -> dict[str, tuple[list[str], str]]:
     found = cgroupv1.hierarchies(False, cgroupfs.read("/proc/self/mountinfo"), cgroupfs.read("/proc/self/cgroup"))
     by_place: dict[str, tuple[list[str], str]] = {}
     for controller, hierarchy in found.items():
-        by_place.setdefault(hierarchy.mount_point, ([], hierarchy.path(".")))[0].append(controller)
+        by_place.setdefault(hierarchy.mount_point, ([], hierarchy.path("").rstrip("/")))[0].append(controller)
     return by_place
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from .cgroup import Cgroup
     from .criu import Value
     from .lifecycle import Container
     from .mounts import MountStep
@@ -355,15 +356,17 @@ def outside(steps: list[MountStep], cgroup: dict[str, str]) -> Iterator[tuple[st
                 yield f"{step.unsafe_target}/{name}", source
 
 
-def cgroup_binds(config: Config, cgroup: Any) -> dict[str, str]:
-    """What a v1 cgroup mount without a cgroup namespace consists of: directory name -> the container's cgroup."""
+def cgroup_binds(config: Config, cgroup: Cgroup | None) -> dict[str, str]:
+    """What a v1 cgroup mount without a cgroup namespace consists of: directory name -> the container's cgroup.
+
+    Or its caller's, where it has none (cgroup_mounts.mount_cgroup).
+    """
     if cgroup is None or cgroup.mode == "unified" or plan_namespaces(config).has(CLONE_NEWCGROUP):
         return {}
     binds = {}
-    for place, controllers in mounted().items():
-        own = [cgroup.paths[name] for name in controllers if name in cgroup.paths]
-        if own and own[0] not in cgroup.skipped:
-            binds[place.rpartition("/")[2]] = own[0]
+    for place, (controllers, current) in mounted().items():
+        own = [path for name, path in cgroup.paths.items() if name in controllers and path not in cgroup.skipped]
+        binds[place.rpartition("/")[2]] = own[0] if own else current
     return binds
 
 

@@ -10,6 +10,9 @@ import pytest
 from mountinfo import mounts
 from support import Bundle, Host, Runtime
 
+from pyrunc import cgroupless
+from pyrunc.checkpoint import cgroup_binds
+
 DISABLED = ("--cgroup-manager", "disabled")
 DEVICES = "/linux/resources/devices: not enforced: the container has no cgroup for that"
 
@@ -59,6 +62,17 @@ def test_what_it_sees_of_cgroups_is_its_callers_and_read_only(there: Runtime, bu
         assert "ro" in mount.options
         if not is_v2:
             assert mount.root == own[mount.point.removeprefix("/sys/fs/cgroup/").replace("systemd", "name=systemd")]
+
+
+def test_what_criu_is_told_is_mounted_from_outside() -> None:
+    """The same, by the names that the mounts have in the container; on v2 there is nothing to tell."""
+    own = {line.split(":")[1]: line.split(":")[2] for line in Path("/proc/self/cgroup").read_text().splitlines()}
+    expected = {}
+    for controllers, path in own.items():
+        name = "systemd" if controllers == "name=systemd" else controllers
+        if controllers and len(own) > 1:
+            expected[name] = f"/sys/fs/cgroup/{name}{path}".rstrip("/")
+    assert cgroup_binds({"ociVersion": "1.3.0"}, cgroupless.plan("x")) == expected
 
 
 @pytest.mark.parametrize(("resources", "pointer"), [
