@@ -88,6 +88,11 @@ def plan(cgroups_path: str | None, container_id: str, rootless: bool | None = No
     return cgroup
 
 
+def may_be_denied() -> bool:
+    """Whether we are an ordinary user, or root of a user namespace only."""
+    return os.geteuid() != 0 or in_user_namespace()
+
+
 def _exists(path: str) -> bool:
     try:
         os.stat(path)
@@ -212,7 +217,7 @@ class Cgroup:
         One that is named in config.json is wanted: to go without is for who says so (config-linux.md, Cgroups Path).
         """
         if self.rootless is None:
-            return not self.pointer and (os.geteuid() != 0 or in_user_namespace())
+            return not self.pointer and may_be_denied()
         return self.rootless
 
     def not_empty(self, path: str, pids: list[int]) -> ContainerError:

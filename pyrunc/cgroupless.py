@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import os
-
 from . import cgroup as cgroups
-from .linux.process import in_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,17 +21,12 @@ def plan(container_id: str) -> Cgroup:
 
 def hint() -> str:
     """Why there may be none, for an error's end."""
-    if may_be_denied():
+    if cgroups.may_be_denied():
         return "an ordinary user needs a cgroup delegated to it"
     return "it was made with --cgroup-manager disabled"
 
 
-def may_be_denied() -> bool:
-    """Whether we are an ordinary user, or root of a user namespace only."""
-    return os.geteuid() != 0 or in_user_namespace()
-
-
 def warn_of_devices(warn: Callable[[str], None]) -> None:
     """Tell that no rule is enforced.  An ordinary user could make no device node, and open none that is not its own."""
-    if not may_be_denied():
+    if not cgroups.may_be_denied():
         warn("/linux/resources/devices: not enforced: the container has no cgroup for that")
