@@ -15,6 +15,7 @@ from . import lsm, mounts
 from .cgroup_mounts import KeptOptions, mounted
 from .devices import plan as plan_devices
 from .errors import ConfigError, ContainerError, PyruncError, UsageError, kernel_error
+from .linux.fs import mount_id
 from .linux.process import CLONE_NEWCGROUP, CLONE_NEWNET, CLONE_NEWPID
 from .namespaces import TYPES
 from .namespaces import plan as plan_namespaces
@@ -287,9 +288,8 @@ class _Checkpoint:
             directory = f"/proc/{self.container.pid}"
             try:
                 info = os.stat(f"{directory}/fd/{fd}")
-                with open(f"{directory}/fdinfo/{fd}", "rb") as file:
-                    number = next(int(line.split()[1]) for line in file if line.startswith(b"mnt_id:"))
-            except (OSError, StopIteration):
+                number = mount_id(f"{directory}/fdinfo/{fd}")
+            except OSError:
                 continue
             if number in known:
                 continue

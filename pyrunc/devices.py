@@ -8,7 +8,7 @@ import stat
 
 from .errors import ConfigError, kernel_error
 from .linux import mount as k
-from .linux.fs import AT_FDCWD, O_PATH
+from .linux.fs import AT_FDCWD, O_PATH, mount_id
 from .paths import clean, make_directory, open_in_root, proc_reopen
 
 TYPE_CHECKING = False
@@ -81,7 +81,7 @@ class DeviceNode:
                     # config-linux.md: "the runtime MUST generate an error".
                     raise ConfigError(self.pointer,
                                       f"{self.path} exists in the rootfs and is not that device") from None
-                if there.st_dev != os.fstat(parent).st_dev:
+                if _is_mounted(root, parent, name):
                     return  # one of /mounts: the host's own node, which is not ours to change
             except PermissionError:
                 self._bind(root, parent, name)
@@ -115,6 +115,16 @@ class DeviceNode:
             os.close(target)
         finally:
             os.close(source)
+
+
+def _is_mounted(root: RootFs, parent: int, name: str) -> bool:
+    """Whether the node is a mount of its own.  (On an overlay its device number says nothing of that.)"""
+    node = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        here, there = (mount_id(f"fdinfo/{fd}", root.proc_self) for fd in (parent, node))
+    finally:
+        os.close(node)
+    return here != there
 
 
 def wants_dev(config: Config) -> bool:

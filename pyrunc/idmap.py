@@ -14,6 +14,7 @@ import os
 from .channel import pair
 from .errors import ConfigError, KernelError, PyruncError, kernel_error
 from .linux import mount as k
+from .linux.fs import mount_id
 from .linux.process import CLONE_NEWUSER
 from .linux.syscall import clone3
 from .namespaces import write_id_maps
@@ -187,11 +188,10 @@ def _filesystem(path: str) -> str:
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
-            with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as lines:
-                mount_id = next(line.split()[1] for line in lines if line.startswith("mnt_id:"))
+            number = str(mount_id(f"/proc/self/fdinfo/{fd}"))
         finally:
             os.close(fd)
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-            return next(line.partition(" - ")[2].split()[0] for line in lines if line.split()[0] == mount_id)
+            return next(line.partition(" - ")[2].split()[0] for line in lines if line.split()[0] == number)
     except (OSError, StopIteration):
         return "the source's file system"

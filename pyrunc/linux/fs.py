@@ -83,3 +83,12 @@ def socketpair() -> tuple[int, int]:
 def syncfs(fd: int) -> None:
     """Write the file system that holds `fd` to disk.  syncfs(2)."""
     call("syncfs", fd)
+
+
+def mount_id(fdinfo: str, dir_fd: int | None = None) -> int:
+    """Which mount a descriptor is in, by its file in /proc/PID/fdinfo (proc_pid_fdinfo(5)).  Raises OSError."""
+    fd = os.open(fdinfo, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        return int(os.read(fd, 4096).partition(b"mnt_id:")[2].split(None, 1)[0])
+    finally:
+        os.close(fd)

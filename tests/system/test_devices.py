@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mountinfo import mount_at, of_process
+from mountinfo import host_mount, mount_at, of_process
 from support import Bundle, Host, Runtime
 
 DEFAULTS = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
@@ -108,6 +109,21 @@ def test_an_existing_node_is_used(runtime: Runtime, bundle: Bundle, host: Host) 
     assert info.st_ino == inode
     if runtime.name == "pyrunc":
         assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o644, 5, 6)
+
+
+def test_a_node_of_an_images_layer_gets_its_mode(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
+    """On an overlay of two file systems a node's st_dev isn't its directory's, though it is no mount."""
+    with host_mount(tmp_path / "lower") as lower, host_mount(tmp_path / "upper") as upper:
+        subprocess.run(["cp", "-a", f"{bundle.rootfs}/.", lower], check=True)
+        os.mknod(lower / "node", 0o020600, os.makedev(1, 3))
+        for name in ("u", "w"):
+            (upper / name).mkdir()
+        with host_mount(bundle.rootfs, f"lowerdir={lower}", f"upperdir={upper}/u", f"workdir={upper}/w",
+                        fstype="overlay") as root:
+            assert os.lstat(root / "node").st_dev != root.stat().st_dev
+            device(bundle, type="c", path="/node", major=1, minor=3, fileMode=0o644, uid=5)
+            result = runtime.run(bundle, "stat -c '%a %u' /node")
+    assert result.lines == ["644 5"], result
 
 
 def test_a_node_that_is_mounted_is_left_as_it_is(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
