@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import fcntl
 import os
+import re
 import select
 import signal
 import socket
@@ -39,10 +40,11 @@ class Tty:
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
-    def expect(self, text: str) -> None:
-        """Read until `text` has come."""
+    def expect(self, text: str, after: str = "") -> None:
+        """Read until `text` has come, somewhere after the first `after`."""
         deadline = time.monotonic() + 20
-        while text.encode() not in self.seen:
+        wanted = re.compile(re.escape(after.encode()) + b".*" + re.escape(text.encode()), re.DOTALL)
+        while not wanted.search(self.seen):
             assert time.monotonic() < deadline, f"{text!r} not in {self.seen!r}"
             self.read(0.2)
 

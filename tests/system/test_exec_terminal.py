@@ -207,7 +207,10 @@ def test_job_control_inside(runtime: Runtime, container: str, tmp_path: Path) ->
         wait_for(lambda: is_raw_tty(pid), "the terminal to be raw")
         keys("echo back $((60 + 6))", "Enter")
         wait_for(lambda: "back 66" in screen(), "the shell after fg")
+        prompts = screen().count("out>")
         keys("exit 12", "Enter")
+        # What is typed before exec has ended is typed for the program inside, as over ssh.
+        wait_for(lambda: screen().count("out>") > prompts, "the outer shell")
         keys("echo code $?", "Enter")
         wait_for(lambda: "code 12" in screen(), "the exit code")
     finally:
@@ -244,7 +247,8 @@ def test_in_the_background_it_waits_for_its_turn(on_tty: Callable[..., Tty], run
         tty.expect("Stopped")
         assert b"in front\r\n" not in tty.seen
         tty.type("fg\r")
-        tty.expect("in front\r\n")
+        # What is typed before exec has ended is typed for the program inside, as over ssh.
+        tty.expect("out> ", after="in front\r\n")
         tty.type("echo code $?\r")
         tty.expect("code 6")
         tty.type("exit\r")
