@@ -43,12 +43,12 @@ else:
 class CreateOptions:
     """What the command line adds to a bundle."""
 
-    __slots__ = ("cgroups", "console_fd", "console_socket", "keyring", "listen_fds", "listen_names", "notify_socket",
-                 "pid_file", "pidfd_socket", "pivot", "preserve_fds", "rootless", "systemd_cgroup")
+    __slots__ = ("cgroup_manager", "console_fd", "console_socket", "keyring", "listen_fds", "listen_names",
+                 "notify_socket", "pid_file", "pidfd_socket", "pivot", "preserve_fds", "rootless")
 
     def __init__(self, *, console_socket: str = "", pid_file: str = "", pidfd_socket: str = "", pivot: bool = True,
-                 keyring: bool = True, preserve_fds: int = 0, systemd_cgroup: bool = False, cgroups: bool = True,
-                 console_fd: int = -1, rootless: bool | None = None, notify_socket: str = "", listen_fds: int = 0,
+                 keyring: bool = True, preserve_fds: int = 0, cgroup_manager: str = "cgroupfs", console_fd: int = -1,
+                 rootless: bool | None = None, notify_socket: str = "", listen_fds: int = 0,
                  listen_names: str = "") -> None:
         self.console_socket = console_socket
         self.pidfd_socket = pidfd_socket
@@ -56,8 +56,7 @@ class CreateOptions:
         self.pivot = pivot
         self.keyring = keyring
         self.preserve_fds = preserve_fds
-        self.systemd_cgroup = systemd_cgroup
-        self.cgroups = cgroups  # False: no cgroup is made, and none joined
+        self.cgroup_manager = cgroup_manager  # cgroupfs, systemd, or disabled: no cgroup is made, and none joined
         self.notify_socket = notify_socket  # $NOTIFY_SOCKET: the container gets one of its own then
         self.listen_fds = listen_fds  # from 3 on, before those of preserve_fds; $LISTEN_FDS
         self.listen_names = listen_names
@@ -164,15 +163,17 @@ class Creation:
     def _plan_cgroup(self, container_id: str) -> Cgroup:
         config, options = self.bundle.config, self.options
         path = (config.get("linux") or {}).get("cgroupsPath")
-        if not options.cgroups:
+        if options.cgroup_manager == "cgroupfs":
+            return cgroups.plan(path, container_id, options.rootless)
+        if options.cgroup_manager == "systemd":
+            from . import cgroup_systemd
+
+            return cgroup_systemd.plan(path, container_id, config, options.rootless)
+        if options.cgroup_manager == "disabled":
             from . import cgroupless
 
             return cgroupless.plan(container_id)
-        if not options.systemd_cgroup:
-            return cgroups.plan(path, container_id, options.rootless)
-        from . import cgroup_systemd
-
-        return cgroup_systemd.plan(path, container_id, config, options.rootless)
+        raise UsageError(f"cgroup_manager is cgroupfs, systemd or disabled, not {options.cgroup_manager!r}")
 
     def _joins_late(self) -> bool:
         # An ordinary user can't reach the user namespace of an init that a process in between has made.

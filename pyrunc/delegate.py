@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # At the end of the path: nothing beside the package can shadow the standard library.
 _SCRIPT = "import sys; sys.path.append(sys.argv[1]); from pyrunc.delegate import main; main(*sys.argv[2:])"
-_CREATE = ("console_socket", "pid_file", "pidfd_socket", "pivot", "keyring", "rootless", "systemd_cgroup", "cgroups")
+_CREATE = ("console_socket", "pid_file", "pidfd_socket", "pivot", "keyring", "rootless", "cgroup_manager")
 _EXEC = ("console_socket", "pid_file", "pidfd_socket", "sub_cgroups", "ignore_paused")
 
 

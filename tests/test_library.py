@@ -297,6 +297,33 @@ def test_errors_of_a_threaded_create(runtime: Runtime, bundle: Bundle) -> None:
     assert "CAP_TIME_TRAVEL" in threaded[0][4][0][1]
 
 
+def test_the_cgroup_manager(runtime: Runtime, bundle: Bundle) -> None:
+    """With threads and without; a mistake is told before anything is made."""
+    alone, threaded, mistake = program(runtime, bundle, """
+        def cgroup(name):
+            container = pyrunc.Container.create(bundle, name, root,
+                                                pyrunc.CreateOptions(cgroup_manager="disabled"))
+            with open(f"/proc/{container.pid}/cgroup") as theirs, open("/proc/self/cgroup") as ours:
+                same = theirs.read() == ours.read()
+            container.delete(force=True)
+            return same
+        alone = cgroup(ids[0])
+        stop = threading.Event()
+        thread = threading.Thread(target=stop.wait, daemon=True)
+        thread.start()
+        threaded = cgroup(ids[1])
+        try:
+            pyrunc.Container.create(bundle, mine, root, pyrunc.CreateOptions(cgroup_manager="openrc"))
+        except pyrunc.PyruncError as error:
+            mistake = [type(error).__name__, str(error)]
+        stop.set()
+        assert os.listdir(root) == []
+        print(json.dumps([alone, threaded, mistake]))
+    """, count=2)
+    assert alone and threaded
+    assert mistake == ["UsageError", "cgroup_manager is cgroupfs, systemd or disabled, not 'openrc'"]
+
+
 def test_progress_is_reported(runtime: Runtime, bundle: Bundle) -> None:
     bundle.args("sleep", "100")
     bundle.process["capabilities"]["bounding"].append("CAP_TIME_TRAVEL")

@@ -66,14 +66,13 @@ GLOBAL_OPTIONS = (
 class Context:
     """The global options, for a command."""
 
-    __slots__ = ("cgroups", "command", "container_id", "criu", "given_root", "log", "rootless", "systemd_cgroup")
+    __slots__ = ("cgroup_manager", "command", "container_id", "criu", "given_root", "log", "rootless")
 
     def __init__(self) -> None:
         self.log = Log()
         self.given_root = ""
         self.rootless: bool | None = None
-        self.systemd_cgroup = False
-        self.cgroups = True
+        self.cgroup_manager = ""
         self.criu = ""
         self.command = ""
         self.container_id = ""
@@ -162,8 +161,8 @@ def _dispatch(args: Args, rest: list[str], context: Context) -> int:
         raise UsageError(f"--systemd-cgroup and --cgroup-manager {manager} exclude each other")
     module = _load(name)
     context.given_root, context.rootless = args["root"], {"true": True, "false": False}.get(rootless)
-    context.systemd_cgroup = args.flag("systemd-cgroup") or manager == "systemd"
-    context.cgroups, context.criu = manager != "disabled", args["criu"]
+    context.cgroup_manager = "systemd" if args.flag("systemd-cgroup") else manager or "cgroupfs"
+    context.criu = args["criu"]
     if hasattr(module, "SUBCOMMANDS"):
         context.command = name
         status: int = module.dispatch(rest[1:], context)

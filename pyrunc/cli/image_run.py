@@ -49,8 +49,7 @@ def run(args: Args, context: Context) -> int:
         image = imaging.image_or_pull(args, context, store, args["name-of-image"], unpack=shared)
         unpacker = Unpacker(store, ownership, progress=progress.Progress(), warn=imaging.warner(context))
         container = Running(unpacker, image, name=args["name"], state_root=context.root, keep=not args.flag("rm"),
-                           report=context.log, systemd_cgroup=context.systemd_cgroup, cgroups=context.cgroups,
-                           rootless=context.rootless)
+                           report=context.log, cgroup_manager=context.cgroup_manager, rootless=context.rootless)
         if networks == ["host"]:
             container.host_network = True
         elif networks != ["none"] and (networks or args.lists["publish"]):

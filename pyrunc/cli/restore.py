@@ -38,8 +38,7 @@ def run(args: Args, context: Context) -> int:
 
     def creation(console_fd: int) -> CreateOptions:
         return CreateOptions(console_socket=args["console-socket"], pid_file=pid_file, console_fd=console_fd,
-                             systemd_cgroup=context.systemd_cgroup, cgroups=context.cgroups,
-                             rootless=context.rootless)
+                             cgroup_manager=context.cgroup_manager, rootless=context.rootless)
 
     return restore(
         creating.bundle(args), args["container-id"], context.root, creation,

@@ -65,7 +65,7 @@ class Running:
     """One `image run`."""
 
     def __init__(self, unpacker: Unpacker, image: Image, *, name: str, state_root: str, keep: bool, report: Report,
-                 systemd_cgroup: bool = False, cgroups: bool = True, rootless: bool | None = None) -> None:
+                 cgroup_manager: str = "cgroupfs", rootless: bool | None = None) -> None:
         self.unpacker = unpacker
         self.store = unpacker.store
         self.image = image
@@ -73,8 +73,7 @@ class Running:
         self.state_root = state_root
         self.keep = keep
         self.report = report
-        self.systemd_cgroup = systemd_cgroup
-        self.cgroups = cgroups
+        self.cgroup_manager = cgroup_manager
         self.rootless = rootless
         self.wish: Wish | None = None  # its networks
         self.host_network = False
@@ -171,8 +170,7 @@ class Running:
             file.write(dump_pretty(config) + "\n")
 
     def _options(self, console_fd: int) -> CreateOptions:
-        return CreateOptions(console_fd=console_fd, systemd_cgroup=self.systemd_cgroup, cgroups=self.cgroups,
-                             rootless=self.rootless)
+        return CreateOptions(console_fd=console_fd, cgroup_manager=self.cgroup_manager, rootless=self.rootless)
 
     def background(self) -> None:
         """Run it in a process of its own, its output in the bundle's `log`; returns when the program runs.

@@ -42,11 +42,15 @@ def create(container_id: str, bundle: str, root: str, mounts: list[Mount], optio
     try:
         container = Container.create(bundle, container_id, root, CreateOptions(
             pid_file=f"{bundle}/init.pid", pivot=not options.no_pivot_root, keyring=not options.no_new_keyring,
-            systemd_cgroup=options.systemd_cgroup, console_fd=console), report)
+            cgroup_manager=_cgroup_manager(options), console_fd=console), report)
     except BaseException:
         rootfs.unmount(bundle)
         raise
     return {"pid": container.pid, "own_pids": bool((container.data or {}).get("pid_namespace", True))}
+
+
+def _cgroup_manager(options: Options) -> str:
+    return "systemd" if options.systemd_cgroup else "cgroupfs"
 
 
 def mount(bundle: str, mounts: list[Mount]) -> None:
@@ -60,7 +64,7 @@ def restore_container(container_id: str, bundle: str, root: str, images: str, op
     from pyrunc import restore
 
     container = restore.restore(bundle, container_id, root, CreateOptions(
-        pid_file=f"{bundle}/init.pid", systemd_cgroup=options.systemd_cgroup, console_fd=console),
+        pid_file=f"{bundle}/init.pid", cgroup_manager=_cgroup_manager(options), console_fd=console),
         restore.RestoreOptions(image_path=images, work_path=options.criu_work_path), report)
     return {"pid": container.pid, "own_pids": bool((container.data or {}).get("pid_namespace", True))}
 
