@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .cgroup import Cgroup
-    from .spec.types import Config, Resources
+    from .spec.types import Config, DeviceRule, Resources
 
 
 def apply(cgroup: Cgroup, resources: Resources, config: Config, warn: Callable[[str], None], *, update: bool) -> None:
@@ -37,9 +37,8 @@ def apply(cgroup: Cgroup, resources: Resources, config: Config, warn: Callable[[
     put_back = [untell]
     try:
         if rules is not None:
-            # The default rules, which nobody asked for, are no news to an ordinary user, who can make no node.
-            tell = warn if resources.get("devices") else lambda _: None
-            put_back.append(_restrict_devices(cgroup.mode, directories, rules, tell))
+            given = resources.get("devices") or []
+            put_back.append(_restrict_devices(cgroup.mode, directories, rules, given, warn))
         limits.apply(writes, directories, undo=update)
     except BaseException:
         if update:
@@ -61,19 +60,23 @@ def as_meant(resources: Resources, version: str) -> Resources:
     return resources
 
 
-def _restrict_devices(mode: str, directories: Mapping[str, str], rules: device_rules.Rules,
+def _restrict_devices(mode: str, directories: Mapping[str, str], rules: device_rules.Rules, given: list[DeviceRule],
                       warn: Callable[[str], None]) -> Callable[[], None] | None:
-    """Enforce the device rules; what brings the former ones back."""
+    """Enforce the device rules, which are those `given` and our own; what brings the former ones back."""
     directory = directories.get("" if mode == "unified" else "devices")
     if directory is None:
         from . import cgroupless
 
-        cgroupless.warn_of_devices(warn)
+        if given:
+            cgroupless.warn_of_devices(warn)
         return None
     if mode == "unified":
         from . import devices_bpf
 
-        return devices_bpf.attach(directory, rules, warn)
+        # An ordinary user can make no node, and opens what its uid may open: that devices at large aren't denied is no
+        # news to it.  Every client's rules begin with that (Buildah shows a warning at each RUN).
+        named = any(not rule["allow"] and _names_devices(rule) for rule in given)
+        return devices_bpf.attach(directory, rules, warn if named else lambda _: None)
     before = device_rules.current(directory)
     try:
         limits.apply(device_rules.v1_writes(rules, before), directories)
@@ -81,6 +84,11 @@ def _restrict_devices(mode: str, directories: Mapping[str, str], rules: device_r
         device_rules.restore(directory, before)
         raise
     return lambda: device_rules.restore(directory, before)
+
+
+def _names_devices(rule: DeviceRule) -> bool:
+    """Whether it is for some devices, and not for all that there are."""
+    return max(rule.get("major", device_rules.ANY), rule.get("minor", device_rules.ANY)) != device_rules.ANY
 
 
 def _refuse_skipped(cgroup: Cgroup, writes: list[limits.Write]) -> None:

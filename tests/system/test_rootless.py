@@ -311,3 +311,16 @@ def test_devices_are_the_host_s(home: Path, host: Host) -> None:
     assert (before.st_mode, before.st_uid) == (after.st_mode, after.st_uid)
 
 
+
+
+def test_device_rules_of_an_ordinary_user(home: Path, host: Host) -> None:
+    """They take more than it has: no news where all devices are denied, as clients write it, but where one is."""
+    everything = {"allow": False, "access": "rwm"}
+    fuse = {"allow": False, "type": "c", "major": 10, "minor": 229, "access": "rw"}
+    codes = [f'c["linux"]["resources"] = {{"devices": json.loads({json.dumps(rules)!r})}}' for rules in
+             ([everything, {**fuse, "allow": True}], [everything, fuse])]
+    result = User(home, cgroups="delegated").run("".join(
+        spec(code, program="echo ran") + "$P run web; echo end >&2; rm config.json\n" for code in codes))
+    assert result.lines == ["ran", "ran"], result
+    assert result.errors[0] == "end" and len(result.errors) == 3, result
+    assert "/linux/resources/devices: the device rules can't be enforced by an ordinary user" in result.errors[1]
