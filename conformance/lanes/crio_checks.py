@@ -67,11 +67,12 @@ def _(crio: Crio) -> str:
 def _(crio: Crio) -> str:
     with crio.cri.pod() as pod:
         container = pod.container()
-        while True:  # CRI-O closes the terminal when the runtime has ended, and may not have read what it said
+        for _ in range(20):  # CRI-O closes the terminal when the runtime has ended, and may not have read what it said
             with stream(crio, container, "no-such-program", terminal=True) as it:
                 code = it.end()
                 if it.text():
                     return f"{code} {it.text()}".lower()
+        return f"{code}, and nothing is said"
 
 
 @check("exec: no such program", matches=r".*(no such file or directory|executable file not found).*")

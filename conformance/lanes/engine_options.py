@@ -15,7 +15,6 @@ from conformance.lanes.engine import IMAGE, Engine, has_all
 TABLE: Table[Engine] = Table()
 check = TABLE.check
 NET_RAW, SYS_ADMIN, CHOWN = 1 << 13, 1 << 21, 1 << 0
-# From the name of a v1 file and of a v2 one, the shell's way to the one that is there.
 
 
 def capabilities(engine: Engine, *options: str, which: str = "CapEff") -> int:
