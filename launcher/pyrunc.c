@@ -27,6 +27,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -478,10 +479,11 @@ main(int argc, char **argv)
 			argv = with_room(argc, argv);
 	}
 	if (!private_copy && (program == SHIM || (program == COMMAND && enters_container(argc, argv)))) {
+		signal(SIGXFSZ, SIG_IGN);  // an errno of the copy; Python does the same
 		seal(exe, self, argv);
-		die("cannot run from a sealed copy of itself: %s (allow executable memfds with "
-		    "sysctl vm.memfd_noexec=0, or mount /run, /dev/shm or /tmp without noexec)",
-		    strerror(errno));
+		die("cannot run from a sealed copy of itself: %s (%s)", strerror(errno), errno == EFBIG ?
+		    "raise the limit on the size of files: ulimit -f" : "allow executable memfds with "
+		    "sysctl vm.memfd_noexec=0, or mount /run, /dev/shm or /tmp without noexec");
 	}
 	close(exe);
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from errno import EFBIG
 from fcntl import F_ADD_SEALS, F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
 
 from pyrunc.errors import KernelError
@@ -71,7 +72,8 @@ def ensure_sealed(argv: list[str]) -> None:
             first = first or error
     raise KernelError(
         "cannot run from a sealed copy of the interpreter", errno=first.errno or 0 if first else 0,
-        hint="allow executable memfds with sysctl vm.memfd_noexec=0, "
+        hint="raise the limit on the size of files: ulimit -f" if first and first.errno == EFBIG else
+        "allow executable memfds with sysctl vm.memfd_noexec=0, "
         "or mount /run, /dev/shm or /tmp without noexec",
     )  # fmt: skip
 

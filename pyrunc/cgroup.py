@@ -77,7 +77,7 @@ def plan(cgroups_path: str | None, container_id: str, rootless: bool | None = No
         if how == "unified":
             paths = {"": cgroupv2.path(path, own)}
         else:
-            found = cgroupv1.hierarchies(how == "hybrid", cgroupfs.read("/proc/self/mountinfo"), own)
+            found = cgroupv1.own_hierarchies(how == "hybrid", own)
             paths = {controller: hierarchy.path(path) for controller, hierarchy in found.items()}
     except OSError as error:
         raise kernel_error("find the cgroups of this process", error) from None

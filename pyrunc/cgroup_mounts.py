@@ -85,7 +85,7 @@ def _new_mount(fstype: str, source: str, attributes: int, data: list[tuple[str, 
 
 def mounted() -> dict[str, tuple[list[str], str]]:
     """By where the host has a v1 hierarchy mounted: its controllers, and the directory of our own cgroup."""
-    found = cgroupv1.hierarchies(False, cgroupfs.read("/proc/self/mountinfo"), cgroupfs.read("/proc/self/cgroup"))
+    found = cgroupv1.own_hierarchies(False, cgroupfs.read("/proc/self/cgroup"))
     by_place: dict[str, tuple[list[str], str]] = {}
     for controller, hierarchy in found.items():
         by_place.setdefault(hierarchy.mount_point, ([], hierarchy.path("").rstrip("/")))[0].append(controller)

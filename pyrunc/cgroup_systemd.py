@@ -158,8 +158,7 @@ def plan(cgroups_path: str | None, container_id: str, config: Config, rootless: 
         if how == "unified":
             paths = {"": MOUNT_POINT + path}
         else:
-            found = cgroupv1.hierarchies(how == "hybrid", cgroupfs.read("/proc/self/mountinfo"),
-                                         cgroupfs.read("/proc/self/cgroup"))
+            found = cgroupv1.own_hierarchies(how == "hybrid", cgroupfs.read("/proc/self/cgroup"))
             paths = {controller: hierarchy.path(path) for controller, hierarchy in found.items()}
     except OSError as error:
         raise kernel_error("find the cgroups of this process", error) from None

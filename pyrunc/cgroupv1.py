@@ -14,6 +14,7 @@ from . import cgroupfs
 from .cgroupfs import GONE
 from .errors import ConfigError, ContainerError, kernel_error, reference_token
 from .limits import POINTER, Write, keyed
+from .linux import fs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +73,20 @@ def hierarchies(hybrid: bool, mountinfo: str, own_cgroups: str) -> dict[str, Hie
             elif controller in mounts:
                 found[controller] = Hierarchy(*mounts[controller], own)
     return found
+
+
+def own_hierarchies(hybrid: bool, own_cgroups: str) -> dict[str, Hierarchy]:
+    """Those that this process can reach: another mount may cover one's place.  Raises OSError."""
+    found = hierarchies(hybrid, cgroupfs.read("/proc/self/mountinfo"), own_cgroups)
+    return {controller: hierarchy for controller, hierarchy in found.items()
+            if not controller or _is_there(hierarchy.mount_point)}
+
+
+def _is_there(place: str) -> bool:
+    try:
+        return fs.statfs_type(place) == fs.CGROUP_SUPER_MAGIC
+    except OSError:
+        return False
 
 
 def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:

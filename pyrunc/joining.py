@@ -62,7 +62,7 @@ def leave(cgroup: Cgroup, pid: int, *, whole: bool) -> bool:
     try:
         own = cgroupfs.read("/proc/self/cgroup")
         if "pids" in cgroup.paths:
-            found = cgroupv1.hierarchies(cgroup.mode == "hybrid", cgroupfs.read("/proc/self/mountinfo"), own)
+            found = cgroupv1.own_hierarchies(cgroup.mode == "hybrid", own)
             path = found["pids"].path("")
         elif cgroup.mode == "unified" and whole:
             path = cgroupv2.own(own)

@@ -282,6 +282,16 @@ def test_no_copy_can_run_is_an_error_with_a_remedy(command: Path) -> None:
     facts(*in_namespaces(script, command, "state", "x"))
 
 
+def test_a_copy_larger_than_files_may_be_is_an_error_with_a_remedy(command: Path) -> None:
+    """And no death by SIGXFSZ, of which the caller would be told nothing (setrlimit(2), RLIMIT_FSIZE)."""
+    limited = ["prlimit", "--fsize=4096"]
+    result = subprocess.run([*limited, command, "create", "x"], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("pyrunc: cannot run from a sealed copy")
+    assert "ulimit -f" in result.stderr and "memfd_noexec" not in result.stderr
+    facts(*limited, command, "state", "x")
+
+
 def test_package_missing(launcher: Path, tmp_path: Path) -> None:
     lonely = tmp_path / "bin" / "pyrunc"
     lonely.parent.mkdir()

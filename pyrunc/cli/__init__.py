@@ -7,6 +7,7 @@ Only the module of the command that was asked for is imported.
 from __future__ import annotations
 
 import os
+from errno import ENOENT
 
 from pyrunc._version import OCI_VERSION, __version__
 from pyrunc.cli.options import BOOLEANS, HELP, Option, parse, usage
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> int:
         return error.exit_code
     except OSError as error:  # a defect all the same: somebody should have said what failed
         name = getattr(error, "syscall", "")
-        _fail(log, f"{name}: {error}" if name else str(error))
+        _fail(log, context.prefix() + (f"{name}: {error}" if name else _without_directory(error) or str(error)))
         return 1
     except RecursionError:
         _fail(log, "too deeply nested")
@@ -115,6 +116,16 @@ def main(argv: list[str]) -> int:
     except Exception as error:
         _fail(log, f"internal error: {type(error).__name__}: {error} (run with --debug for a traceback)")
         return 1
+
+
+def _without_directory(error: OSError) -> str:
+    """What `error` says of a path that is relative to a directory that is gone, "" of any other."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        if error.errno == ENOENT and error.filename is None:
+            return "getcwd: no such file or directory (ENOENT) (the working directory has been removed)"
+    return ""
 
 
 def _fail(log: Log, message: str) -> None:

@@ -200,6 +200,19 @@ def test_config_that_may_not_be_read(runtime: Runtime, bundle: Bundle, host: Hos
         shutil.rmtree(place)
 
 
+@pytest.mark.parametrize("words", [
+    ("run", "some"), ("create", "--bundle", "b", "some"), ("explain",), ("--root", "r", "list"),
+])
+def test_a_working_directory_that_is_gone(runtime: Runtime, host: Host, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Only what is relative to it can't be found."""
+    gone = ["sh", "-ec", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "-"]
+    done = subprocess.run([*gone, *runtime.command(*words)], cwd=tmp_path, capture_output=True, text=True)
+    check(Result(done.returncode, done.stdout, done.stderr), host, "getcwd: no such file or directory (ENOENT)",
+          "(the working directory has been removed)")
+    listed = subprocess.run([*gone, *runtime.command("list", "--quiet")], cwd=tmp_path, capture_output=True, text=True)
+    assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "")
+
+
 def test_id_taken(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     taken = runtime.create(bundle)
     now = Host(runtime.root)

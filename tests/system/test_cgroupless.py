@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ def test_device_rules_are_a_warning(runtime: Runtime, bundle: Bundle, host: Host
     result = runtime(*DISABLED, "run", "--bundle", bundle.args("echo ran").save(), runtime.new_id())
     assert (result.code, result.out) == (0, "ran\n")
     assert result.err == f"pyrunc: warning: {DEVICES}\n"
+
+
+def test_cgroups_that_are_covered_by_another_mount(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """They are in /proc/self/mountinfo, but their places are another file system's: nothing is made in that."""
+    covered = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs none /sys; "$@"; find /sys -mindepth 1', "-"]
+    words = runtime.command("run", "--bundle", bundle.args("echo ran").save(), runtime.new_id())
+    done = subprocess.run([*covered, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "ran\n"), done
+    assert DEVICES in done.stderr
 
 
 def test_the_other_managers(runtime: Runtime, bundle: Bundle, host: Host) -> None:
