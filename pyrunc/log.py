@@ -13,7 +13,6 @@ import time
 from .errors import UsageError
 from .spec.load import dump
 
-LEVELS = ("debug", "info", "warning", "error")
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 

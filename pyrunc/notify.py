@@ -30,7 +30,6 @@ KINDS = (b"READY", b"RELOADING", b"STOPPING", b"STATUS", b"ERRNO", b"BUSERROR", 
 
 _LARGEST = 65536  # more than systemd takes
 _PATIENCE = 30.0  # seconds for the host's side to take a message
-_LISTEN_FDS_START = 3
 
 
 def prepare(directory: StateDir, config: Config) -> None:

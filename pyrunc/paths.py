@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import stat
 
-from .errors import KernelError
 from .linux.fs import O_PATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 
 _MAX_LINKS = 40  # the kernel's own bound (path_resolution(7))
@@ -135,8 +134,3 @@ def proc_reopen(proc_self: int, fd: int, flags: int) -> int:
     `proc_self` was opened and verified before the container's root was entered.  Raises OSError.
     """
     return os.open(f"fd/{fd}", flags | os.O_CLOEXEC, dir_fd=proc_self)
-
-
-def path_error(what: str, error: OSError, pointer: str = "") -> KernelError:
-    """A KernelError for a path operation."""
-    return KernelError(what, pointer=pointer, syscall=getattr(error, "syscall", ""), errno=error.errno or 0)

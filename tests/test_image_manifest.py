@@ -90,7 +90,7 @@ def test_an_artifact_is_named() -> None:
     assert isinstance(found, Manifest)
     with pytest.raises(ImageError, match=r"an artifact of type application/vnd\.cncf\.helm\.config"):
         found.check_image("x")
-    found = load(manifest(config=descriptor(media.OCI_EMPTY), artifactType="application/spdx+json"))
+    found = load(manifest(config=descriptor("application/vnd.oci.empty.v1+json"), artifactType="application/spdx+json"))
     assert isinstance(found, Manifest)
     with pytest.raises(ImageError, match=r"an artifact of type application/spdx\+json"):
         found.check_image("x")

@@ -25,10 +25,8 @@ AT_FDCWD = -100
 PROC_SUPER_MAGIC = 0x9FA0
 CGROUP_SUPER_MAGIC = 0x27E0EB
 CGROUP2_SUPER_MAGIC = 0x63677270
-TMPFS_MAGIC = 0x01021994
 SYSFS_MAGIC = 0x62656572
 DEVPTS_SUPER_MAGIC = 0x1CD1
-NSFS_MAGIC = 0x6E736673
 SELINUX_MAGIC = 0xF97CFF8C
 
 _EAGAIN_TRIES = 128
@@ -61,14 +59,6 @@ def fstatfs_type(fd: int) -> int:
     buffer = bytearray(128)
     call("fstatfs", fd, buffer)
     return int(unpack_from("=q", buffer)[0])
-
-
-def statfs_mount_flags(fd: int) -> int:
-    """The ST_* flags of the mount behind `fd`.  statfs(2), f_flags."""
-    buffer = bytearray(128)
-    call("fstatfs", fd, buffer)
-    # type, bsize, blocks, bfree, bavail, files, ffree: 8 bytes each; fsid 8; namelen, frsize, flags.
-    return int(unpack_from("=q", buffer, 80)[0])
 
 
 def socketpair() -> tuple[int, int]:

@@ -31,14 +31,14 @@ HOOK_PREROUTING, HOOK_FORWARD, HOOK_OUTPUT, HOOK_POSTROUTING = 0, 2, 3, 4
 _NETLINK_NETFILTER = 12
 _SUBSYS_NFTABLES = 10
 _BATCH_BEGIN, _BATCH_END = 16, 17
-_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _DELCHAIN = 0, 1, 2, 3, 4, 5
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN = 0, 1, 2, 3, 4
 _NEWRULE, _GETRULE, _DELRULE, _NEWSET, _NEWSETELEM, _GETSETELEM, _DELSETELEM = 6, 7, 8, 9, 12, 13, 14
 _NLM_F_APPEND = 0x800
 _NESTED = 0x8000
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER = 1 << 17
 
-_SET_INTERVAL, _SET_MAP, _SET_CONCAT = 0x4, 0x8, 0x80
+_SET_INTERVAL, _SET_MAP = 0x4, 0x8
 _ELEMENT_END = 1  # NFT_SET_ELEM_INTERVAL_END
 _DATA_VERDICT = 0xFFFFFF00
 _VERDICTS = {"drop": 0, "accept": 1, "jump": -3, "goto": -4, "return": -5}
@@ -166,10 +166,6 @@ def add_chain(family: int, table: str, name: str, hook: tuple[str, int, int] | N
         kind, number, priority = hook
         base = _nested(4, _u32(1, number), _u32(2, priority)) + _u32(5, _VERDICTS["accept"]) + _text(7, kind)
     return _NEWCHAIN, NLM_F_CREATE, family, _text(1, table) + _text(3, name) + base
-
-
-def delete_chain(family: int, table: str, name: str) -> Message:
-    return _DELCHAIN, 0, family, _text(1, table) + _text(3, name)
 
 
 def flush_chain(family: int, table: str, name: str) -> Message:
@@ -393,5 +389,3 @@ def _message(kind: int, flags: int, family: int, sequence: int, body: bytes, res
     """struct nlmsghdr, struct nfgenmsg (family, version, resource), attributes."""
     return pack("=IHHIIBB", 20 + len(body), kind, flags | NLM_F_REQUEST, sequence, 0, family, 0) \
         + pack(">H", resource) + body
-
-

@@ -118,10 +118,6 @@ def link_up(index: int) -> Request:
     return RTM_NEWLINK, 0, _header(index, IFF_UP, IFF_UP)
 
 
-def link_up_named(name: str) -> Request:
-    return RTM_NEWLINK, 0, _header(0, IFF_UP, IFF_UP) + attribute(IFLA_IFNAME, name_bytes(name))
-
-
 def rename(index: int, name: str) -> Request:
     """Give a device that is down another name."""
     return RTM_NEWLINK, 0, _header(index) + attribute(IFLA_IFNAME, name_bytes(name))

@@ -19,10 +19,8 @@ try:
     from isal import isal_zlib
 
     _decompressobj: Callable[..., Any] = isal_zlib.decompressobj
-    FAST = True
 except ImportError:
     _decompressobj = zlib.decompressobj
-    FAST = False
 
 CHUNK = 1 << 20
 #: zstd's own limit for a decoder that wasn't told otherwise.

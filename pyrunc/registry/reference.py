@@ -113,12 +113,5 @@ def _port_is_possible(registry: str) -> bool:
     return port is None or 0 < int(port[1]) < 65536
 
 
-def check_tag(tag: str) -> str:
-    """`tag`, which is one.  Raises ImageError."""
-    if not _TAG.fullmatch(tag):
-        raise ImageError(f"{tag!a} is not a tag", hint="letters, digits, _ . and -, at most 128")
-    return tag
-
-
 def _bad(text: str, what: str, hint: str) -> ImageError:
     return ImageError(f"{text[:300]!a} is not the name of an image: {what}", hint=hint)

@@ -25,7 +25,7 @@ from pyrunc.errors import ImageError, KernelError
 
 from . import media
 from .digest import Verifier, check_digest, digest_of, is_digest
-from .manifest import Descriptor, ImageConfig, Index, Manifest, canonical, check_layers, load_document
+from .manifest import Descriptor, ImageConfig, Index, Manifest, check_layers, load_document
 from .reference import Reference
 from .reference import parse as parse_reference
 
@@ -279,9 +279,6 @@ class Store:
         if not os.path.exists(path):
             self._write(path, data)
         return Descriptor(media_type, digest, len(data))
-
-    def add_document(self, value: dict[str, Any], media_type: str) -> Descriptor:
-        return self.add(canonical(value), media_type)
 
     def adopt(self, temporary: str, fd: int, digest: str) -> None:
         """The file `temporary` (open as `fd`), whose digest has been verified, becomes the blob."""

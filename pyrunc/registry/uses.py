@@ -16,7 +16,7 @@ from .digest import chain_ids, is_digest
 from .manifest import Descriptor
 
 if TYPE_CHECKING:
-    from .store import Image, Store
+    from .store import Store
 
 RECORD = "image.json"  # in a bundle: what it was made of
 _VERSION = 1
@@ -89,11 +89,6 @@ def listed(store: Store) -> list[Use]:
     """All uses that still are."""
     found = (_load(f"{store.uses}/{entry}") for entry in sorted(os.listdir(store.uses)))
     return [use for use in found if use is not None and use.alive]
-
-
-def using(store: Store, image: Image) -> list[Use]:
-    """What is made of the image."""
-    return [use for use in listed(store) if use.descriptor.digest == image.descriptor.digest]
 
 
 @final

@@ -10,10 +10,11 @@ import pytest
 from netlab import Lab
 
 from pyrunc.linux import netlink, nftables
-from pyrunc.linux.netlink import NetlinkError
-from pyrunc.linux.nftables import NFPROTO_INET, Netfilter, add_chain, add_table, delete_chain
+from pyrunc.linux.netlink import NetlinkError, attribute
+from pyrunc.linux.nftables import NFPROTO_INET, Netfilter, add_chain, add_table
 
 CHAINS = 3000  # several datagrams
+DELCHAIN = 5  # NFT_MSG_DELCHAIN
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def busy(netlab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int
             if sequence != last and len(disturbed) < rounds:
                 disturbed.append(sequence)
                 writer.commit([add_chain(NFPROTO_INET, "t", "x")])
-                writer.commit([delete_chain(NFPROTO_INET, "t", "x")])
+                writer.commit([(DELCHAIN, 0, NFPROTO_INET, attribute(1, b"t\0") + attribute(3, b"x\0"))])
             last = sequence
             return found
 
