@@ -78,15 +78,19 @@ def run(bundle: str, container_id: str, root: str, options: Callable[[int], Crea
         return 0
     try:
         others: dict[int, Callable[[], bool]] = {}
+        relay = None
         if notify_socket:
             from .notify import relay_for
 
             # We are the service's main process: it lives as long as we do.
-            if (relay := relay_for(container, notify_socket, os.getpid())) is not None:
-                others[relay.fd] = relay.receive
+            relay = relay_for(container, notify_socket, os.getpid())
+        if relay is not None:
+            others[relay.fd] = relay.receive
         if streams is not None:
             others[streams.reader] = streams.copy
         status = _attend(container.pid, ours, signals, others, container.start)
+        if relay is not None:
+            relay.finish()
     except BaseException:
         _abandon(container)
         raise

@@ -29,6 +29,7 @@ KINDS = (b"READY", b"RELOADING", b"STOPPING", b"STATUS", b"ERRNO", b"BUSERROR", 
          b"WATCHDOG_USEC", b"EXTEND_TIMEOUT_USEC", b"MONOTONIC_USEC")
 
 _LARGEST = 65536  # more than systemd takes
+_QUEUE = 1024  # more than net.unix.max_dgram_qlen is by default
 _PATIENCE = 30.0  # seconds for the host's side to take a message
 
 
@@ -96,6 +97,15 @@ class Relay:
             lines.append(b"MAINPID=%d" % self.pid)
         self._send(b"".join(line + b"\n" for line in lines))
         return True
+
+    def finish(self) -> None:
+        """Pass on what was said before the container ended."""
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        for _ in range(_QUEUE):  # who shares its pid namespace may go on for ever
+            if not poller.poll(0):
+                return
+            self.receive()
 
     def wait(self) -> None:
         """Until the container is ready, and the host's side knows it; or the container has ended."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import Bundle, Host, Runtime, wait_for
+from terminals import Tty
 
 # busybox has no program that sends a datagram to a socket; this one has.
 SEND = r"""
@@ -138,6 +139,21 @@ def test_in_the_foreground_we_are_the_main_process(runtime: Runtime, manager: Ma
     assert manager.barriers == 0  # it is there as long as anybody asks
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_last_words_of_a_service(runtime: Runtime, manager: Manager, service: Callable[..., Bundle],
+                                     terminal: bool) -> None:
+    """What was said before the program ended is passed on, however soon that was."""
+    words = [["READY=1"], *([f"STATUS={number}"] for number in range(50)), ["STOPPING=1"]]
+    bundle = service(*(word for (word,) in words), then="exit 5")
+    bundle.process["terminal"] = terminal
+    tty = Tty(["env", f"NOTIFY_SOCKET={manager.address}",
+               *runtime.command("run", "--bundle", bundle.save(), runtime.new_id())])
+    assert tty.wait() == 5
+    tty.close()
+    wait_for(lambda: manager.messages[-1:] == [["STOPPING=1"]], "the last message")
+    assert [message[:1] for message in manager.messages] == words
+
+
 def test_what_a_container_may_not_say(runtime: Runtime, manager: Manager, service: Callable[..., Bundle]) -> None:
     """Which process is the service's, and what systemd is to store, is not the container's word."""
     bundle = service("MAINPID=1", "FDSTORE=1", "FDPOLL=0\nREADY=1\nMAINPID=1\nNOTIFYACCESS=all")
@@ -171,7 +187,7 @@ def test_what_the_container_sees(runtime: Runtime, manager: Manager, bundle: Bun
     assert {"ro", "nosuid", "nodev", "noexec"} <= set(options.split(","))
     assert [line.split()[-1] for line in result.lines[3:]] == ["notify.sock"] and "srwxrwxrwx" in result.out
     assert "Read-only file system" in result.err
-    assert len(manager.messages) == 1
+    wait_for(lambda: len(manager.messages) == 1, "the message")
     assert not (runtime.root / runtime.ids[-1]).exists()
 
 
