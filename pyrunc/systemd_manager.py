@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 POINTER = "/linux/cgroupsPath"
 SECONDS = 30.0  # for one thing that systemd is asked to do; runc's
 
+_LISTS = ("DeviceAllow", "IODeviceWeight")
 _EXISTS = f"{NAME}.UnitExists"
 _GONE = (f"{NAME}.NoSuchUnit", "org.freedesktop.DBus.Error.UnknownObject")
 
@@ -240,9 +241,9 @@ class Manager:
         found: list[Property] = []
         for name in dict.fromkeys(name for name, _ in properties):
             value = self.get(unit, name)
-            if name == "DeviceAllow":  # a list is added to the one that is there, unless it is empty
+            if name in _LISTS:  # a list is added to the one that is there, unless it is empty
                 found.append((name, (value[0], [])))
-            if name != "DeviceAllow" or value[1]:
+            if name not in _LISTS or value[1]:
                 found.append((name, value))
         return found
 

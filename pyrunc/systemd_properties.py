@@ -31,6 +31,7 @@ _QUOTA_STEP = 10000  # systemd keeps a quota in whole percents of a cpu
 _DEFAULT_PERIOD = 100000
 _MIN_QUOTA = 1000  # the kernel's
 _MAX_CPUS = 1 << 16
+_BFQ_DEFAULT = 100
 
 # Since which systemd.
 _PERIODS, _DEVICE_NUMBERS, _CPUSETS, _IDLE, _OOM_POLICY = 242, 240, 244, 252, 253
@@ -77,7 +78,7 @@ def limits(writes: Iterable[Write], directories: Mapping[str, str], version: int
     writes = list(writes)
     found: dict[str, tuple[str, Any]] = {}
     for write in writes:
-        value, number = write.value.strip(), 0
+        value = write.value.strip()
         if write.file in _BYTES:
             found[_BYTES[write.file]] = "t", INFINITY if value == "-1" else _count(write)
         elif write.file == "pids.max":
@@ -88,8 +89,8 @@ def limits(writes: Iterable[Write], directories: Mapping[str, str], version: int
             found["CPUShares"] = "t", _count(write)
         elif write.file in ("blkio.weight", "blkio.bfq.weight"):
             found["BlockIOWeight"] = "t", _count(write)
-        elif write.file == "io.weight" and (number := _default_weight(value)):
-            found["IOWeight"] = "t", number
+        elif write.file in ("io.weight", "io.bfq.weight"):
+            _io_weight(found, write)
         elif write.file == "cpu.max":
             _bandwidth(found, *_max(write), version)
         elif write.file in ("cpu.cfs_quota_us", "cpu.cfs_period_us"):
@@ -113,10 +114,20 @@ def _count(write: Write) -> int:
     return int(value)
 
 
-def _default_weight(value: str) -> int:
-    """The one of io.weight that is no device's; 0 where there is none."""
-    number = value.removeprefix("default").strip()
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 0
+def _io_weight(found: dict[str, tuple[str, Any]], write: Write) -> None:
+    """IOWeight, or one of IODeviceWeight's: systemd writes both files from them, and BFQ forgets a device's weight
+    whenever the other is written."""
+    device, _, number = write.value.strip().rpartition(" ")
+    if not (number.isascii() and number.isdigit() and len(number) < 6 and int(number)):
+        return
+    weight = int(number)
+    if write.file == "io.bfq.weight" and weight > _BFQ_DEFAULT:
+        # What becomes that with systemd's BFQ_WEIGHT, which maps 100 to 10000 onto 100 to 1000.
+        weight = _BFQ_DEFAULT + (weight - _BFQ_DEFAULT) * 11
+    if device in ("", "default"):
+        found["IOWeight"] = "t", weight
+    else:
+        found.setdefault("IODeviceWeight", ("a(st)", []))[1].append((f"/dev/block/{device}", weight))
 
 
 def _weight(found: dict[str, tuple[str, Any]], writes: list[Write], directories: Mapping[str, str],

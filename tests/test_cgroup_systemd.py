@@ -132,7 +132,8 @@ V2_TABLE: list[tuple[Resources, dict[str, Any], list[str]]] = [
      ["cpu.max max 100000", "memory.high 7 ", "pids.max 0", "misc.max x 1"]),
     ({"unified": {"cpu.idle": "1", "cpu.weight": "50"}}, {"CPUWeight": 0}, ["cpu.idle 1"]),
     ({"pids": {"limit": 9}, "unified": {"pids.max": "8"}}, {"TasksMax": 8}, ["pids.max 9", "pids.max 8"]),
-    ({"unified": {"io.weight": "default 300\n8:0 5"}}, {"IOWeight": 300}, ["io.weight default 300", "io.weight 8:0 5"]),
+    ({"unified": {"io.weight": "default 300\n8:0 5"}}, {"IOWeight": 300, "IODeviceWeight": [("/dev/block/8:0", 5)]},
+     ["io.weight default 300", "io.weight 8:0 5"]),
     ({"rdma": {"mlx": {"hcaHandles": 3}}}, {}, ["rdma.max mlx hca_handle=3"]),
 ]
 
@@ -167,6 +168,16 @@ def test_half_of_a_bandwidth_on_v1(tmp_path: Path) -> None:
     assert files == ["cpu.cfs_quota_us 5200"]
     assert made({"cpu": {"period": 10000}}, directories)[0] == {"CPUQuotaPerSecUSec": 500000,
                                                                 "CPUQuotaPeriodUSec": 10000}
+
+
+def test_weights_of_bfq(tmp_path: Path) -> None:
+    """systemd is told those of which it makes BFQ's: it has one number for both files."""
+    (tmp_path / "io.bfq.weight").write_text("default 100\n")
+    for weight, told in ((10, 10), (100, 100), (300, 2300), (1000, 10000)):
+        block: Resources = {"blockIO": {"weight": weight, "weightDevice": [{"major": 8, "minor": 0, "weight": weight}]}}
+        assert made(block, {"": str(tmp_path)}) == (
+            {"IOWeight": told, "IODeviceWeight": [("/dev/block/8:0", told)]},
+            [f"io.bfq.weight {weight}", f"io.bfq.weight 8:0 {weight}"])
 
 
 def test_leaving_idle(tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ TABLE: dict[str, tuple[Resources, dict[str, str], dict[str, str]]] = {
     "pids": ({"pids": {"limit": 30}}, {"TasksMax": "30"}, {"pids.max": "30"}),
     "no pids": ({"pids": {"limit": 0}}, {"TasksMax": "1"}, {"pids.max": "1"}),
     "block": ({"unified": {"io.weight": "default 300"}}, {"IOWeight": "300"}, {}),
+    "bfq": ({"blockIO": {"weight": 300}}, {"IOWeight": "2300"}, {"io.bfq.weight": "default 300"}),
     "unified": ({"unified": {"memory.high": "50331648", "memory.min": "4096", "cpu.weight": "33", "pids.max": "7"}},
                 {"MemoryHigh": "50331648", "MemoryMin": "4096", "CPUWeight": "33", "TasksMax": "7"},
                 {"memory.high": "50331648", "memory.min": "4096", "cpu.weight": "33", "pids.max": "7"}),
@@ -177,6 +178,8 @@ def test_limits(scope: Scope, name: str) -> None:
     resources, properties, files = TABLE[name]
     if name == "block" and not (CGROUPS / "system.slice/io.weight").exists():
         resources = {}  # a kernel without io.cost: systemd alone is asked
+    if name == "bfq":
+        subprocess.run(["modprobe", "bfq"], check=True, timeout=60)
     scope.start()
     before = scope.show(*properties)
     assert before != list(properties.values()) or not resources
