@@ -239,11 +239,12 @@ class Creation:
 
                     streams.give(self.pid, self.fds[0], self.process.uid)
             # Moving a process between cgroups waits for an RCU grace period, some 10 ms: where the init hasn't
-            # done that itself, let it mount meanwhile.  Only a cgroup namespace has to be made in the right place.
+            # done that itself, let it mount meanwhile.  Only a cgroup namespace has to be made in the right place, and
+            # a cgroup that is to be mounted has to be there.
             if self.late_join:
                 self._hold_cgroup(channel)
                 channel.send("go")
-            elif not self.namespaces.create & k.CLONE_NEWCGROUP:
+            elif not self.namespaces.create & k.CLONE_NEWCGROUP and not self._mounts_what_joining_makes():
                 channel.send("go")
                 self._join_cgroup()
             else:
@@ -382,6 +383,9 @@ class Creation:
             self._delegate()
         if namespace:
             self.placeholder.give_cgroup_namespace()
+
+    def _mounts_what_joining_makes(self) -> bool:
+        return self.cgroup.made_by_joining and any(isinstance(step, mounts.CgroupMount) for step in self.mounts)
 
     def _join_cgroup(self) -> None:
         was_ours = self.cgroup.claimed

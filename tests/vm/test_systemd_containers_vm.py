@@ -257,8 +257,12 @@ def user() -> Iterator[pwd.struct_passwd]:
     subprocess.run(["loginctl", "disable-linger", found.pw_name], check=True, timeout=60)
 
 
-def test_a_users_container(user: pwd.struct_passwd, systemd: SystemdRuntime, bundle: Bundle) -> None:
-    """An ordinary user's container, limited: the one way in which such a user gets limits."""
+@pytest.mark.parametrize("namespace", [True, False], ids=["cgroup namespace", "host's cgroup namespace"])
+def test_a_users_container(user: pwd.struct_passwd, systemd: SystemdRuntime, bundle: Bundle, namespace: bool) -> None:
+    """An ordinary user's container, limited: the one way in which such a user gets limits.
+
+    Without a cgroup namespace it sees its own cgroup, which has to be there by then.
+    """
     uid, gid = user.pw_uid, user.pw_gid
     bundle.namespace("user").without("network")
     bundle.linux.update(uidMappings=[{"containerID": 0, "hostID": uid, "size": 1}],
@@ -266,11 +270,14 @@ def test_a_users_container(user: pwd.struct_passwd, systemd: SystemdRuntime, bun
                         resources={"memory": {"limit": 32 << 20}, "pids": {"limit": 33}})
     bundle.linux.pop("cgroupsPath", None)
     bundle.config["mounts"] = [mount for mount in bundle.config["mounts"]
-                               if mount["destination"] not in ("/sys", "/dev/pts", "/sys/fs/cgroup")]
+                               if mount["destination"] not in ("/sys", "/dev/pts")]
+    bundle.without("cgroup")
+    if namespace:
+        bundle.namespace("cgroup")
     bundle.process.pop("rlimits", None)
-    bundle.args("cat /proc/self/cgroup").save()
+    bundle.args("exec sleep 1000").save()
     base = Path(os.environ["TMPDIR"])
-    home = base / "user"
+    home = base / f"user-{namespace}"
     home.mkdir(mode=0o755)
     os.chown(home, uid, gid)
     subprocess.run(["cp", "-a", str(bundle.path), str(home / "bundle")], check=True, timeout=60)
@@ -292,6 +299,9 @@ def test_a_users_container(user: pwd.struct_passwd, systemd: SystemdRuntime, bun
     assert Path(f"/proc/{pid}/cgroup").read_text() == f"0::{path}\n"
     cgroup = CGROUPS / path[1:]
     assert ((cgroup / "memory.max").read_text(), (cgroup / "pids.max").read_text()) == (f"{32 << 20}\n", "33\n")
+    assert as_user("start", "mine").returncode == 0
+    shown = as_user("exec", "mine", "cat", "/sys/fs/cgroup/memory.max")
+    assert shown.stdout == f"{32 << 20}\n", shown
     assert as_user("delete", "--force", "mine").returncode == 0
     assert not cgroup.exists()
     assert not list(Path(f"/run/user/{uid}/pyrunc").iterdir())
