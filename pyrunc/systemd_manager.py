@@ -229,8 +229,11 @@ class Manager:
     def _set(self, unit: Unit, properties: Sequence[Property], seconds: float) -> None:
         if not properties:
             return
+        # Each becomes a drop-in; unless they come in the order in which systemd reads such files (by name), it says
+        # that the unit has changed on disk and asks for a daemon-reload.
+        ordered = sorted(properties, key=lambda each: each[0])
         try:
-            self._call("SetUnitProperties", "sba(sv)", unit.name, True, list(properties), seconds=seconds)
+            self._call("SetUnitProperties", "sba(sv)", unit.name, True, ordered, seconds=seconds)
         except BusError as error:
             raise ContainerError(f"systemd refuses the limits of {unit.name}: {error.message}",
                                  pointer=RESOURCES) from None

@@ -311,18 +311,19 @@ def test_a_connection_that_stays_lost(fake: Fake) -> None:
 
 
 def test_set_and_undo(fake: Fake) -> None:
-    fake.answers["Get"] = lambda fake, message: fake.reply(
-        message, "v", {"TasksMax": ("t", 4), "DeviceAllow": ("a(ss)", [("/dev/null", "r")])}[message.body[1]])
+    """In the order of their names, as systemd reads the drop-ins that they become; lists replace what is there."""
+    before = {"TasksMax": ("t", 4), "DeviceAllow": ("a(ss)", [("/dev/null", "r")]), "IODeviceWeight": ("a(st)", [])}
+    fake.answers["Get"] = lambda fake, message: fake.reply(message, "v", before[message.body[1]])
     with Manager(False) as manager:
-        undo = manager.set(UNIT, [("TasksMax", ("t", 5)), ("DeviceAllow", ("a(ss)", [])),
-                                  ("DeviceAllow", ("a(ss)", [("x", "m")]))], undo=True)
+        undo = manager.set(UNIT, [("TasksMax", ("t", 5)), ("IODeviceWeight", ("a(st)", [("/dev/block/8:0", 7)])),
+                                  ("DeviceAllow", ("a(ss)", [])), ("DeviceAllow", ("a(ss)", [("x", "m")]))], undo=True)
         undo()
         manager.set(UNIT, [])
     assert [body for name, body in fake.calls if name == "SetUnitProperties"] == [
-        ("p-n.scope", True, [("TasksMax", ("t", 5)), ("DeviceAllow", ("a(ss)", [])),
-                             ("DeviceAllow", ("a(ss)", [("x", "m")]))]),
-        ("p-n.scope", True, [("TasksMax", ("t", 4)), ("DeviceAllow", ("a(ss)", [])),
-                             ("DeviceAllow", ("a(ss)", [("/dev/null", "r")]))])]
+        ("p-n.scope", True, [("DeviceAllow", ("a(ss)", [])), ("DeviceAllow", ("a(ss)", [("x", "m")])),
+                             ("IODeviceWeight", ("a(st)", [("/dev/block/8:0", 7)])), ("TasksMax", ("t", 5))]),
+        ("p-n.scope", True, [("DeviceAllow", ("a(ss)", [])), ("DeviceAllow", ("a(ss)", [("/dev/null", "r")])),
+                             ("IODeviceWeight", ("a(st)", [])), ("TasksMax", ("t", 4))])]
 
 
 def test_stop(fake: Fake) -> None:
