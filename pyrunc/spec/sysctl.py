@@ -53,6 +53,8 @@ def namespace_of(path: str) -> str:
         return "ipc"
     if path.startswith("net/"):
         return "network"
+    if path.startswith("user/"):  # how many namespaces and the like there may be in one (namespaces(7))
+        return "user"
     return "uts" if path == "kernel/domainname" else ""
 
 

@@ -257,6 +257,21 @@ def test_a_user_namespace_maps_ids(runtime: Runtime, bundle: Bundle, host: Host)
     runtime.clean_up()
 
 
+@pytest.mark.parametrize("more", [[], ["time"]])
+def test_limits_of_a_user_namespace(runtime: Runtime, bundle: Bundle, host: Host, more: list[str]) -> None:
+    """The sysctls user.*, which the kernel keeps for each (namespaces(7)): what may be made in there."""
+    owned_by(mapped(bundle, [{"containerID": 0, "hostID": 100000, "size": 1000}]), 100000)
+    for kind in more:
+        bundle.namespace(kind)
+    bundle.linux["sysctl"] = {"user.max_uts_namespaces": "1"}
+    before = Path("/proc/sys/user/max_uts_namespaces").read_text()
+    for kind in ("bounding", "permitted", "effective"):
+        bundle.process["capabilities"][kind].append("CAP_SYS_ADMIN")
+    result = runtime.run(bundle, "cat /proc/sys/user/max_uts_namespaces; unshare -u unshare -u true")
+    assert result.lines == ["1"] and "No space left on device" in result.err, result
+    assert Path("/proc/sys/user/max_uts_namespaces").read_text() == before
+
+
 @pytest.mark.parametrize("more", [[], ["time"]])  # a time namespace: by a process that stands between
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_callers_groups_in_a_user_namespace(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path,
