@@ -16,6 +16,7 @@ LANES = {
     "podman": "Podman, as root and as an ordinary user",
     "docker": "dockerd, docker build, a swarm of two",
     "buildah": "buildah bud, from and run",
+    "buildkit": "buildkitd with its OCI worker, and buildctl (built programs, by --clients)",
     "containerd": "containerd with its own shim (io.containerd.runc.v2), and CRI",
     "containerd-native": "containerd with pyrunc's shim (io.containerd.pyrunc.v1)",
     "crio": "CRI-O with conmon: pods through CRI (built programs, by --clients)",
