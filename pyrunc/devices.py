@@ -70,8 +70,8 @@ class DeviceNode:
         head, _, name = clean(self.path).rpartition("/")
         parent = make_directory(root.fd, head)
         try:
-            if root.user_namespace:
-                self._bind(root, parent, name)
+            if root.user_namespace and self.kind != "p":
+                self._bind(parent, name)
                 return
             try:
                 os.mknod(name, self.mode | _KINDS[self.kind], self.rdev, dir_fd=parent)
@@ -84,7 +84,7 @@ class DeviceNode:
                 if _is_mounted(root, parent, name):
                     return  # one of /mounts: the host's own node, which is not ours to change
             except PermissionError:
-                self._bind(root, parent, name)
+                self._bind(parent, name)
                 return
             os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
             # chmod by name would follow a link put there meanwhile.
@@ -97,13 +97,10 @@ class DeviceNode:
         finally:
             os.close(parent)
 
-    def _bind(self, root: RootFs, parent: int, name: str) -> None:
-        """Bind the host's node of the same path, if it is the same device."""
-        source = k.open_tree(AT_FDCWD, self.path)
+    def _bind(self, parent: int, name: str) -> None:
+        """Bind the host's node of that device."""
+        source = self._hosts()
         try:
-            if not self.matches(os.fstat(source)):
-                raise ConfigError(self.pointer, f"the host's {self.path} is not that device, and the "
-                                                "container may not make one")
             try:
                 os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC,
                                  0o600, dir_fd=parent))
@@ -115,6 +112,47 @@ class DeviceNode:
             os.close(target)
         finally:
             os.close(source)
+
+    def _hosts(self) -> int:
+        """The host's node, a tree to be mounted: what is at the same path, or has the name that the kernel gave it.
+
+        The container's path may be of the user's choice, as in `docker run --device /dev/zero:/dev/source`.
+        """
+        source = self._tree(self.path)
+        if source < 0:
+            source = self._tree(_kernel_path(self.kind, self.rdev))
+        if source >= 0:
+            return source
+        raise ConfigError(self.pointer, f"{self.describe()}: the host has no such device, at {self.path} or under "
+                                        "the name that the kernel has for it, and the container may not make one")
+
+    def _tree(self, path: str) -> int:
+        """A mount of what is there to be attached elsewhere; -1 if it isn't this device."""
+        try:
+            source = k.open_tree(AT_FDCWD, path) if path else -1
+        except FileNotFoundError:
+            return -1
+        if source >= 0 and not self.matches(os.fstat(source)):
+            os.close(source)
+            return -1
+        return source
+
+
+def _kernel_path(kind: str, rdev: int) -> str:
+    """Where devtmpfs has that device; "" where sysfs knows none."""
+    place = f"/sys/dev/{'block' if kind == 'b' else 'char'}/{os.major(rdev)}:{os.minor(rdev)}/uevent"
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        lines = os.read(fd, 4096).decode(errors="surrogateescape").split("\n")
+    finally:
+        os.close(fd)
+    for line in lines:
+        if line.startswith("DEVNAME="):
+            return "/dev/" + line.partition("=")[2]
+    return ""
 
 
 def _is_mounted(root: RootFs, parent: int, name: str) -> bool:

@@ -78,7 +78,7 @@ class FilesystemMount(MountStep):
             try:
                 mount_fd = self._mount(root, target, made)
             except PermissionError:
-                if self.fstype != "sysfs" or not root.user_namespace:
+                if self.fstype != "sysfs" or not root.in_user_namespace():
                     raise
                 mount_fd = self._bind_sys(target)
             self._finish(mount_fd)
@@ -110,7 +110,7 @@ class FilesystemMount(MountStep):
     def _hint(self, root: RootFs, error: OSError) -> str:
         if error.errno == 19:
             return f"the kernel knows no file system {self.fstype}"
-        if error.errno == 1 and root.user_namespace:
+        if error.errno == 1 and root.in_user_namespace():
             return {
                 "sysfs": "a user namespace can mount sysfs only with a network namespace of its own",
                 "mqueue": "a user namespace can mount mqueue only with an ipc namespace of its own",
@@ -252,7 +252,7 @@ class BindMount(MountStep):
                 os.close(target)
         except OSError as error:
             hint = ""
-            if error.errno == 1 and root.user_namespace:
+            if error.errno == 1 and root.in_user_namespace():
                 hint = "the source's mount has flags (nosuid, nodev, noexec, ro) locked that the options would clear"
             raise kernel_error(self.describe(), error, pointer=self.pointer, hint=hint) from None
         finally:
@@ -308,7 +308,7 @@ class CgroupMount(MountStep):
                 os.close(mount_fd)
         except OSError as error:
             hint = ""
-            if error.errno == 1 and root.user_namespace:
+            if error.errno == 1 and root.in_user_namespace():
                 hint = "a user namespace without its own cgroup namespace cannot mount cgroup"
             raise kernel_error(self.describe(), error, pointer=self.pointer, hint=hint) from None
         finally:

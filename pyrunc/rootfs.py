@@ -22,7 +22,7 @@ from .linux.fs import (
     fstatfs_type,
     openat2,
 )
-from .linux.process import CLONE_NEWNS
+from .linux.process import CLONE_NEWNS, in_user_namespace
 from .mountopts import PROPAGATION
 from .paths import clean, is_directory, make_directory, make_file, open_in_root
 
@@ -64,6 +64,10 @@ class RootFs:
         self.hierarchies: dict[str, tuple[list[str], str]] | None = None  # cgroup_mounts.mounted, once it was asked for
         # Mounts that become read-only when everything below them has been made: (mount, pointer).
         self.deferred: list[tuple[int, str]] = []
+
+    def in_user_namespace(self) -> bool:
+        """Whether mounts are made in a user namespace: the container's, or one that the runtime is in (rootlesskit)."""
+        return self.user_namespace or in_user_namespace()
 
     def make_target(self, unsafe_target: str, *, directory: bool, pointer: str, follow: bool = True,
                     procfs: bool = False) -> int:

@@ -276,6 +276,27 @@ def test_sysfs_in_a_network_namespace_of_its_own(home: Path, host: Host) -> None
     assert result.lines[-1] == "lo"
 
 
+# In a user namespace that somebody else has made, as rootlesskit does for dockerd, containerd and buildkitd.
+WITHIN = "unshare --user --map-root-user --mount $P run web"
+NONE_OF_ITS_OWN = ('c["linux"]["namespaces"] = [n for n in c["linux"]["namespaces"] if n["type"] not in ("user", %r)]; '
+                   'del c["linux"]["uidMappings"], c["linux"]["gidMappings"]')
+
+
+def test_sysfs_where_the_runtime_is_in_a_user_namespace(home: Path, host: Host) -> None:
+    """The same as where the container has one."""
+    result = User(home).run(spec(f'{SYSFS}; {NONE_OF_ITS_OWN % "network"}', program=LOOK) + f"{WITHIN}; true")
+    assert seen(result)[:2] == ["ro,nosuid,nodev,noexec", "/sys/kernel"], result
+    assert "Read-only file system" in result.out
+
+
+@pytest.mark.parametrize(("kind", "file_system"), [("ipc", "mqueue"), ("pid", "proc")])
+def test_what_a_user_namespace_can_not_mount_has_its_reason(home: Path, host: Host, kind: str,
+                                                            file_system: str) -> None:
+    result = User(home).run(spec(NONE_OF_ITS_OWN % kind, program="true") + WITHIN)
+    (line,) = result.errors
+    assert f"can mount {file_system} only with" in line and f"{kind} namespace of its own" in line, line
+
+
 def test_what_rootless_podman_asks_for(home: Path, host: Host) -> None:
     """--network host and --pid host: binds of the host's /sys and /proc in the place of mounts."""
     code = "; ".join((
