@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+CONTEXT_TYPE = "run.oci.mount_context_type"  # crun's
+CONTEXT_OPTIONS = ("context", "fscontext", "defcontext", "rootcontext")
+
 _APPARMOR = "/sys/module/apparmor/parameters/enabled"
 _SELINUXFS = ("/sys/fs/selinux", "/selinux")
 _UNLABELLED = ("", "kernel")  # /proc/self/attr/current before a policy was loaded
@@ -212,5 +215,16 @@ def mount_label(linux: Mapping[str, Any]) -> str:
 
 
 def takes_context(fstype: str) -> bool:
-    """Whether a new mount of this type is labelled by the option `context`."""
+    """Whether a new mount of this type is labelled by the option `context`, or another of CONTEXT_OPTIONS."""
     return fstype not in _NOT_BY_CONTEXT
+
+
+def context_option(annotations: Mapping[str, str]) -> str:
+    """By which option of mount(8) new mounts get their label.  Raises ConfigError.
+
+    Podman asks for `rootcontext` where an init runs in the container: it can give its files other labels then.
+    """
+    wanted = annotations.get(CONTEXT_TYPE, CONTEXT_OPTIONS[0])
+    if wanted not in CONTEXT_OPTIONS:
+        raise ConfigError(f"/annotations/{CONTEXT_TYPE}", f"{wanted!a} is not one of {', '.join(CONTEXT_OPTIONS)}")
+    return wanted

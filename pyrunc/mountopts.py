@@ -137,7 +137,7 @@ def _joined(option: tuple[str, str | None]) -> str:
     if value is None:
         return key
     # An SELinux label has commas of its own; fsconfig(2) has no need of quotes, and takes them for a part.
-    return f'{key}="{value}"' if key == "context" and "," in value else f"{key}={value}"
+    return f'{key}="{value}"' if key.endswith("context") and "," in value else f"{key}={value}"
 
 
 def _merge(set_: int, clear: int, option: tuple[int, int]) -> tuple[int, int]:

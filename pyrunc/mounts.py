@@ -319,11 +319,11 @@ def plan(config: Config, bundle: str) -> list[MountStep]:
     """The steps for `mounts`, in the listed order.  Raises ConfigError."""
     steps: list[MountStep] = []
     linux = config.get("linux") or {}
-    label = ""
+    label = labelled_by = ""
     if linux.get("mountLabel"):
         from . import lsm
 
-        label = lsm.mount_label(linux)
+        label, labelled_by = lsm.mount_label(linux), lsm.context_option(config.get("annotations") or {})
     for index, entry in enumerate(config.get("mounts") or ()):
         pointer = f"/mounts/{index}"
         options = parse(list(entry.get("options") or ()), pointer)
@@ -351,7 +351,7 @@ def plan(config: Config, bundle: str) -> list[MountStep]:
             from . import idmap
 
             step.idmap = idmap.plan(entry, options, linux, pointer)
-        if label and kind is FilesystemMount and lsm.takes_context(fstype) and options.data_value("context") is None:
-            options.data.append(("context", label))
+        if label and kind is FilesystemMount and lsm.takes_context(fstype) and options.data_value(labelled_by) is None:
+            options.data.append((labelled_by, label))
         steps.append(step)
     return steps

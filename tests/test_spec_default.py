@@ -92,4 +92,5 @@ def test_features_leave_nothing_out() -> None:
     assert set(features()) == set(schema["properties"])
     assert set(features()["linux"]) == set(schema["properties"]["linux"]["properties"])
     assert features()["potentiallyUnsafeConfigAnnotations"] == [
-        "org.criu.config", "org.systemd.property.", "run.oci.keep_original_groups"]
+        "org.criu.config", "org.systemd.property.", "run.oci.keep_original_groups",
+        "run.oci.mount_context_type"]

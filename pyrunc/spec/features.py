@@ -47,7 +47,7 @@ def features() -> dict[str, Any]:
         },
         # A name that ends in a dot is the beginning of many (features.md).
         "potentiallyUnsafeConfigAnnotations": ["org.criu.config", "org.systemd.property.",
-                                               "run.oci.keep_original_groups"],
+                                               "run.oci.keep_original_groups", "run.oci.mount_context_type"],
         "annotations": {
             "org.opencontainers.runc.checkpoint.enabled": "true",
             "io.pyrunc.version": __version__,

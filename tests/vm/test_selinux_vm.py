@@ -163,6 +163,33 @@ def test_mounts_have_their_label(runtime: Runtime, files: Bundle, host: Host) ->
     assert label(f"/proc/{pid}/attr/current") == PROCESS
 
 
+@pytest.mark.parametrize("wanted", ["", "context", "rootcontext"])
+def test_by_which_option_mounts_have_their_label(runtime: Runtime, files: Bundle, host: Host, wanted: str) -> None:
+    """mount(8): with `context` all there is has it, and no other; with `rootcontext` it can be given another."""
+    files.process["selinuxLabel"] = PROCESS
+    files.linux["mountLabel"] = FILES
+    files.config["annotations"] = {"run.oci.mount_context_type": wanted} if wanted else {}
+    files.mount("tmpfs", "/mnt", type="tmpfs", options=[])
+    container = runtime.create(files.args("sleep", "1000"))
+    top = Path(f"/proc/{runtime.state(container)['pid']}/root/mnt")
+    assert of_file(top) == FILES
+    (top / "made").touch()
+    relabel = ("security.selinux", OTHER_FILES.encode())
+    if wanted in ("", "context"):
+        with pytest.raises(OSError, match="not supported"):
+            os.setxattr(top / "made", *relabel)
+    else:
+        os.setxattr(top / "made", *relabel)
+        assert of_file(top / "made") == OTHER_FILES
+
+
+def test_an_option_that_is_none(runtime: Runtime, files: Bundle, host: Host) -> None:
+    files.linux["mountLabel"] = FILES
+    files.config["annotations"] = {"run.oci.mount_context_type": "mycontext"}
+    result = runtime("create", "--bundle", files.save(), runtime.new_id())
+    assert result.code == 1 and "/annotations/run.oci.mount_context_type: 'mycontext' is not one of" in result.err
+
+
 @pytest.mark.parametrize("name", [PROCESS, ""], ids=["with a label", "without one"])
 def test_its_keyring_has_its_label(runtime: Runtime, files: Bundle, host: Host, name: str) -> None:
     """The session keyring that create makes: what reads the program's keys has to be let by the same rules."""
