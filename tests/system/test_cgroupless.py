@@ -107,6 +107,18 @@ def test_cgroups_that_are_covered_by_another_mount(runtime: Runtime, bundle: Bun
     assert DEVICES in done.stderr
 
 
+def test_cgroups_that_are_read_only(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """As engines mount them for a container, in which this is another: an error that says how to go without."""
+    script = """for place in $(awk '{print $5}' /proc/self/mountinfo | grep ^/sys/fs/cgroup); do
+        mount -o remount,bind,ro "$place"; done; exec "$@\""""
+    read_only = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "-"]
+    words = ("run", "--bundle", bundle.args("echo ran").save(), runtime.new_id())
+    done = [subprocess.run([*read_only, *runtime.command(*options, *words)], capture_output=True, text=True)
+            for options in ((), DISABLED)]
+    assert [(each.returncode, each.stdout) for each in done] == [(1, ""), (0, "ran\n")], done
+    assert "EROFS" in done[0].stderr and "--cgroup-manager disabled goes without" in done[0].stderr, done[0]
+
+
 def test_the_other_managers(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     bundle.linux["cgroupsPath"] = "neither:nor"
     bundle.args("echo ran").save()
