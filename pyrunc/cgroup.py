@@ -193,7 +193,7 @@ class Cgroup:
                 self.skipped.append(path)
                 self.warnings.append(f"cgroup {path} can't be made ({os.strerror(error.errno)}): left out")
                 return
-            hint = ("--rootless true goes without" if error.errno in _DENIED and os.geteuid() != 0 else
+            hint = ("--rootless true goes without" if error.errno in _DENIED and may_be_denied() else
                     "as in a container; --cgroup-manager disabled goes without" if error.errno == errno.EROFS else "")
             raise kernel_error(f"make the cgroup {path}", error, syscall="mkdir", pointer=self.pointer, hint=hint) \
                 from None

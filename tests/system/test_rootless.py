@@ -297,6 +297,15 @@ def test_what_a_user_namespace_can_not_mount_has_its_reason(home: Path, host: Ho
     assert f"can mount {file_system} only with" in line and f"{kind} namespace of its own" in line, line
 
 
+def test_a_cgroup_that_is_denied_there_has_the_way_to_go_without(home: Path, host: Host) -> None:
+    code = f"""{NONE_OF_ITS_OWN % "user"}; c["linux"]["cgroupsPath"] = "/pyrunc-test/web\""""
+    without = WITHIN.replace("run", "--rootless true run")
+    result = User(home).run(spec(code, program="echo ran") + f"{WITHIN}; {without}")
+    assert result.lines == ["ran"], result
+    said = result.errors[0]
+    assert "/linux/cgroupsPath" in said and "(--rootless true goes without)" in said, said
+
+
 def test_what_rootless_podman_asks_for(home: Path, host: Host) -> None:
     """--network host and --pid host: binds of the host's /sys and /proc in the place of mounts."""
     code = "; ".join((
