@@ -171,7 +171,7 @@ def plan(cgroups_path: str | None, container_id: str, config: Config, rootless: 
 class SystemdCgroup(Cgroup):
     """The cgroup of a unit.  It is there, and ours, once the first process is added: a unit needs one to begin with."""
 
-    __slots__ = ("_properties", "_unified", "unit")
+    __slots__ = ("_killed_before", "_properties", "_unified", "unit")
 
     made_by_joining = True
 
@@ -180,6 +180,7 @@ class SystemdCgroup(Cgroup):
         self.unit = unit
         self._properties: list[Property] = []
         self._unified: Mapping[str, str] = {}
+        self._killed_before = -1  # in the slice, and known only while a limit is being set
 
     def begin(self, properties: list[Property], unified: Mapping[str, str]) -> None:
         """What the unit begins with: properties, and of linux.resources.unified what can't be told later."""
@@ -264,11 +265,25 @@ class SystemdCgroup(Cgroup):
 
         directories = {name: path for name, path in self.paths.items() if path not in self.skipped}
         writes = settle(writes, directories)
+        self._killed_before = self._killed_in_slice()
         with Manager(self.unit.user) as manager:
             properties = manager.limits(writes, directories)
             if rules is not None:
                 properties += manager.devices(rules, self.mode)
             return writes, manager.set(self.unit, properties, undo=undo)
+
+    def oom_kills(self) -> int:
+        """As every cgroup's.  systemd removes one whose last process was killed: then its slice knows, which counts
+        what happens below it (memory.events, cgroup-v2.rst)."""
+        count = super().oom_kills()
+        if count or self._killed_before < 0 or os.path.exists(self.paths.get("", "/")):
+            return count
+        return max(0, self._killed_in_slice() - self._killed_before)
+
+    def _killed_in_slice(self) -> int:
+        if self.mode != "unified":
+            return 0
+        return Cgroup(self.mode, {"": os.path.dirname(self.paths[""])}).oom_kills()
 
     # Removing it
 

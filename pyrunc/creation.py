@@ -403,7 +403,24 @@ class Creation:
         resources = (config.get("linux") or {}).get("resources") or {}
         if self.late_join:
             self._join_cgroup()
-        self.cgroup.apply(resources, config, lambda warning: self.report("warning", warning))
+        try:
+            self.cgroup.apply(resources, config, lambda warning: self.report("warning", warning))
+        except PyruncError:
+            # systemd removes the cgroup once a limit has killed who is in it, maybe before all of them are set.
+            if not self.cgroup.made_by_joining or not self._has_died():
+                raise
+            raise self._death() from None
+
+    def _has_died(self) -> bool:
+        """Whether the init is dead, or dies within a moment because its cgroup is gone."""
+        for _ in range(1 if any(map(os.path.exists, self.cgroup.directories())) else 100):
+            try:
+                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    return True
+            except ChildProcessError:
+                return True
+            time.sleep(0.01)
+        return False
 
     def _open_sources(self, proc: int) -> dict[int, int]:
         """The bind sources that the init can't open itself, by the number of their mount."""

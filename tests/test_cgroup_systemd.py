@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrunc import cgroupv1, cgroupv2
-from pyrunc.cgroup_systemd import Unit, expand_slice
+from pyrunc.cgroup_systemd import SystemdCgroup, Unit, expand_slice
 from pyrunc.device_rules import ALL, ANY, MKNOD, READ, Rule, Rules
 from pyrunc.errors import ConfigError
 from pyrunc.limits import Write
@@ -168,6 +168,21 @@ def test_half_of_a_bandwidth_on_v1(tmp_path: Path) -> None:
     assert files == ["cpu.cfs_quota_us 5200"]
     assert made({"cpu": {"period": 10000}}, directories)[0] == {"CPUQuotaPerSecUSec": 500000,
                                                                 "CPUQuotaPeriodUSec": 10000}
+
+
+def test_kills_in_a_cgroup_that_systemd_has_removed(tmp_path: Path) -> None:
+    """Its slice has counted them, and others before."""
+    (tmp_path / "x.scope").mkdir()
+    (tmp_path / "x.scope/memory.events").write_text("oom 0\noom_kill 0\n")
+    (tmp_path / "memory.events").write_text("oom 3\noom_kill 3\n")
+    cgroup = SystemdCgroup("unified", {"": str(tmp_path / "x.scope")}, Unit("x.scope", "a.slice", False))
+    (tmp_path / "memory.events").write_text("oom 4\noom_kill 4\n")
+    assert cgroup.oom_kills() == 0
+    cgroup._killed_before = 3
+    assert cgroup.oom_kills() == 0  # somebody else's: ours is there
+    (tmp_path / "x.scope/memory.events").unlink()
+    (tmp_path / "x.scope").rmdir()
+    assert cgroup.oom_kills() == 1
 
 
 def test_weights_of_bfq(tmp_path: Path) -> None:

@@ -235,6 +235,19 @@ def test_small_memory(systemd: SystemdRuntime, bundle: Bundle, host: Host, limit
         "0::/" if namespace else f"0::/{cgroup.relative_to(CGROUPS)}"]
 
 
+def test_memory_for_nobody(systemd: SystemdRuntime, bundle: Bundle, host: Host) -> None:
+    """systemd sets the limit, the init is killed and the cgroup gone: it is said why, at whatever step that shows."""
+    unit, cgroup = scope(bundle, "nobody")
+    bundle.linux["resources"] = {"memory": {"limit": 1024, "swap": 1024}, "cpu": {"cpus": "0"}, "pids": {"limit": 50}}
+    for _ in range(8):
+        result = systemd.run(bundle, "true")
+        assert result.code == 1 and result.err.endswith(
+            "/linux/resources/memory/limit: the container's init was killed: out of memory with a limit of 1024 bytes "
+            "(the program needs more to start)\n"), result
+        assert not cgroup.exists()
+    assert show(unit, "LoadState") == {"LoadState": "not-found"}
+
+
 def test_cycles(systemd: SystemdRuntime, bundle: Bundle, host: Host) -> None:
     """The slices of the machine, after twenty containers, are those before."""
     scope(bundle, "cycle")
