@@ -43,11 +43,10 @@ class BuildKit(Lane):
     def serve(self, name: str = "worker", snapshotter: str = "overlayfs", *options: str,
               place: Path = PLACE, before: Sequence[str] = ()) -> None:
         """Start buildkitd; what is built from now on is built by that one."""
-        program = shutil.which("buildkitd", path=self.environment["PATH"]) or "buildkitd"
         self.root, self.address = place / name, f"unix://{place / name}.socket"
         self.store = self.root / f"runc-{snapshotter}" / "executor"
-        self.process = self.daemon([*before, program, "--config", self.configuration, "--root", self.root, "--addr",
-                                    self.address, "--otel-socket-path", place / f"{name}.otel",
+        self.process = self.daemon([*before, self.program("buildkitd"), "--config", self.configuration, "--root",
+                                    self.root, "--addr", self.address, "--otel-socket-path", place / f"{name}.otel",
                                     f"--oci-worker-snapshotter={snapshotter}", *WORKER, *options],
                                    self.scratch / f"{name}.log", place / f"{name}.socket")
         wait_for(lambda: self.buildctl("debug", "workers").code == 0, "buildkitd to answer")
@@ -64,6 +63,10 @@ class BuildKit(Lane):
             self.process.wait()
         finally:
             self.root, self.address, self.store, self.process = first
+
+    def program(self, name: str) -> str:
+        """Where it is, for an ordinary user too, whose PATH has no --clients; "" where it isn't."""
+        return shutil.which(name, path=self.environment["PATH"]) or ""
 
     def buildctl(self, *words: str | Path) -> Done:
         return self.command("buildctl", "--addr", self.address, *words)
@@ -122,7 +125,7 @@ class BuildKit(Lane):
 
     def table(self) -> Table[BuildKit]:
         return Table(TABLE, *([LIMITS] if "memory" in self.room.controllers() else []),
-                     *([ROOTLESS] if shutil.which("rootlesskit", path=self.environment["PATH"]) else []))
+                     *([ROOTLESS] if self.program("rootlesskit") else []))
 
 
 def make(room: Room, runtime: str, suite: str) -> BuildKit:
@@ -305,7 +308,7 @@ def _(buildkit: BuildKit) -> str:
     seen = ""
     for number, options in enumerate(([], ["--oci-worker-no-process-sandbox"])):
         home = buildkit.scratch / "user"
-        rootless = buildkit.as_user("rootlesskit", "--state-dir", home / f"rootlesskit{number}")
+        rootless = buildkit.as_user(buildkit.program("rootlesskit"), "--state-dir", home / f"rootlesskit{number}")
         with buildkit.another(f"user{number}", "overlayfs", *options, place=home, before=rootless):
             built = buildkit.built(f"{STEPS}RUN {MAP} >/seen; id -un >>/seen\n")
             seen += f"{built}|{buildkit.failing('RUN exit 23')}; "
