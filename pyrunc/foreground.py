@@ -87,7 +87,7 @@ def run(bundle: str, container_id: str, root: str, options: Callable[[int], Crea
         if relay is not None:
             others[relay.fd] = relay.receive
         if streams is not None:
-            others[streams.reader] = streams.copy
+            others.update(streams.watched())
         status = _attend(container.pid, ours, signals, others, container.start)
         if relay is not None:
             relay.finish()
@@ -133,7 +133,7 @@ def restore(bundle: str, container_id: str, root: str, options: Callable[[int], 
     if theirs >= 0:
         os.close(theirs)
     try:
-        status = _attend(container.pid, ours, signals, {streams.reader: streams.copy} if streams is not None else {})
+        status = _attend(container.pid, ours, signals, streams.watched() if streams is not None else {})
     except BaseException:
         _abandon(container)
         raise
@@ -182,7 +182,7 @@ def execute(container: Container, wanted: Process, options: Callable[[int], Exec
             signals.put_back()
         if theirs >= 0:
             os.close(theirs)
-        others = {streams.reader: streams.copy} if streams is not None else {}
+        others = streams.watched() if streams is not None else {}
         return 0 if signals is None else _attend(pid, ours, signals, others)
     except BaseException:
         if pid and signals is not None and signals.status is None:
@@ -222,13 +222,21 @@ def _config_of(bundle: str) -> Config | None:
 
 
 def _streams(process: Process, config: Config) -> Streams | None:
-    """What stands between the process and our terminal, where it has to (streams.py)."""
-    if not (os.isatty(1) or os.isatty(2)):
+    """What stands between the process and our terminal, or the journal, where it has to (streams.py)."""
+    if not any(map(_may_be_relayed, (1, 2))):
         return None
     from .streams import Streams, owner_of
 
     streams = Streams(owner_of(process, config))
-    return streams if streams.reader >= 0 else None
+    return streams if streams.pipes else None
+
+
+def _may_be_relayed(fd: int) -> bool:
+    """A terminal or a socket."""
+    try:
+        return os.isatty(fd) or os.fstat(fd).st_mode & 0o170000 == 0o140000
+    except OSError:
+        return False  # closed
 
 
 def _give_back(streams: Streams | None) -> None:

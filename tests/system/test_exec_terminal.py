@@ -10,6 +10,7 @@ import select
 import shlex
 import signal
 import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
@@ -285,6 +286,37 @@ def test_a_lot_through_pipes_unharmed(runtime: Runtime, bundle: Bundle, host: Ho
         assert all(same) and running.stdout.read() == b""
         feeder.join()
         assert running.wait(20) == 0 and running.stderr.read() == b"end\n"
+
+
+JOURNAL = """
+import os, socket, subprocess, sys
+os.makedirs("/run/systemd/journal")
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("/run/systemd/journal/stdout")
+listener.listen()
+ours = socket.socket(socket.AF_UNIX)
+ours.connect("/run/systemd/journal/stdout")
+theirs, _ = listener.accept()
+code = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=ours, stderr=ours).returncode
+ours.close()
+print(theirs.makefile().read() + f"exit {code}")
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "exec"])
+def test_the_journal_can_be_opened_again(runtime: Runtime, bundle: Bundle, host: Host, command: str) -> None:
+    """What a unit has for stdout is a socket, and /dev/stdout none that open(2) takes: so a pipe is between."""
+    script = "echo first; echo again >/dev/stdout; echo third >/dev/stderr; exit 3"
+    if command == "run":
+        words = runtime.command("run", "--bundle", bundle.args(script).save(), runtime.new_id())
+    else:
+        container = runtime.create(bundle.args("sleep", "1000"))
+        assert runtime("start", container).code == 0
+        words = runtime.command("exec", container, "sh", "-c", script)
+    shown = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c",
+                            'mount -t tmpfs run /run && exec "$@"', "-", sys.executable, "-c", JOURNAL, *words],
+                           capture_output=True, text=True, timeout=60)
+    assert shown.stdout.splitlines() == ["first", "again", "third", "exit 3"], shown
 
 
 @pytest.mark.parametrize("command", ["run", "exec"])

@@ -259,6 +259,19 @@ def test_cycles(systemd: SystemdRuntime, bundle: Bundle, host: Host) -> None:
         assert tree == before
 
 
+def test_output_in_the_journal(systemd: SystemdRuntime, bundle: Bundle, host: Host) -> None:
+    """It is that of the unit which runs the container, as with runc; and a program may open /dev/stdout."""
+    scope(bundle, "journal")
+    bundle.args("echo first; echo again >/dev/stdout; echo third >&2").save()
+    subprocess.run(["systemd-run", "--quiet", "--wait", "--unit=pyrunctest-journal",
+                    f"--working-directory={bundle.path}", *systemd.command("run", systemd.new_id())],
+                   check=True, timeout=120)
+    subprocess.run(["journalctl", "--sync"], check=True, timeout=60)
+    shown = subprocess.run(["journalctl", "--quiet", "--output=cat", "--unit=pyrunctest-journal.service"],
+                           capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    assert [line for line in shown if line in ("first", "again", "third")] == ["first", "again", "third"], shown
+
+
 # The user's own systemd
 
 @pytest.fixture(scope="module")
