@@ -349,14 +349,14 @@ class Creation:
         doors = Doors(None if self.namespaces.staged or self.late_join else self.cgroup)
         plan.tasks = doors.tasks
         self.init_joins = bool(doors.tasks)
-        self.born_in = [doors.path] if doors.fd >= 0 else []
         try:
             self.pid = namespaces.spawn(
                 self.namespaces, proc,
                 lambda pid: namespaces.write_id_maps(pid, proc, config.get("linux") or {}, "/linux"),
-                lambda: init.main(plan), doors.fd)
+                lambda: init.main(plan), doors)
+            self.born_in = [doors.path] if doors.path else []
         except KernelError as error:
-            raise (self.cgroup.not_born(error.errno) if self.born_in else None) or error from None
+            raise (self.cgroup.not_born(error.errno) if doors.path else None) or error from None
         finally:
             theirs.close()
             doors.close()

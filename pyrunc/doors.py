@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from . import cgroupfs
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .cgroup import Cgroup
@@ -43,8 +45,31 @@ class Doors:
                 continue
 
     def close(self) -> None:
-        for fd in (*self.tasks.values(), self.fd):
-            if fd >= 0:
-                os.close(fd)
+        for fd in self.tasks.values():
+            os.close(fd)
         self.tasks = {}
+        self.shut()
+
+    def shut(self) -> None:
+        """Let nobody be born there."""
+        if self.fd >= 0:
+            os.close(self.fd)
         self.fd = -1
+        self.path = ""
+
+
+_SIGKILL = 1 << 8
+
+
+def killed_at_birth(pid: int, proc: int) -> bool:
+    """Whether the kernel has killed a process for having been born in its cgroup.
+
+    Since Linux 6.14, and in stable ones before, it holds how often the cgroup was killed (cgroup.kill) against how
+    often the one of the process's parent was: a cgroup that is used again after that lets nobody be born in it.
+    """
+    try:
+        pending = cgroupfs.read(f"{pid}/status", proc).partition("\nShdPnd:\t")[2]
+    except OSError:
+        return False
+    # There before clone3(2) returns, and until the process is waited for.
+    return bool(int(pending[:16], 16) & _SIGKILL)

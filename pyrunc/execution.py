@@ -27,7 +27,7 @@ import time
 
 from . import capabilities, console, entering, handover, joining, namespaces, process
 from .channel import Unheard, pair
-from .doors import Doors
+from .doors import Doors, killed_at_birth
 from .errors import ContainerError, ContainerNotFound, PyruncError, UsageError, kernel_error
 from .limits import has_small_memory
 from .linux import process as k
@@ -234,12 +234,15 @@ class Execution:
         for fd in (doors.fd, -1) if doors.fd >= 0 else (-1,):
             try:
                 self.pid = namespaces.fork_sibling(cgroup_fd=fd) if self.reap is not None else clone3(0, cgroup_fd=fd)
-                break
             except OSError as error:
                 if fd < 0:
                     raise kernel_error("fork", error) from None
-        if self.pid == 0:
-            entering.main(plan)
+                continue
+            if self.pid == 0:
+                entering.main(plan)
+            if fd < 0 or not killed_at_birth(self.pid, plan.proc):
+                break
+            self._wait()
         plan.channel.close()
         return [doors.path] if fd >= 0 else []
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from .channel import pair
+from .doors import killed_at_birth
 from .errors import ConfigError, KernelError, PyruncError, kernel_error, reference_token
 from .linux import process as k
 from .linux.syscall import clone3
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .channel import Channel
+    from .doors import Doors
     from .spec.types import Config, IDMapping
 
 # The spec's name -> (CLONE_NEW* flag, name in /proc/PID/ns), in the order they are joined: what the
@@ -177,7 +179,7 @@ def _open_namespace(join: Join) -> int:
 
 
 def spawn(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int], None], child: Callable[[], NoReturn],
-          cgroup_fd: int = -1) -> int:
+          doors: Doors) -> int:
     """Fork the container's init into its namespaces; its pid.
 
     `child` runs there and never returns.  `map_ids(pid)` is called in the parent for the process
@@ -190,11 +192,15 @@ def spawn(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int], None], 
     if create & k.CLONE_NEWUSER:
         create &= ~k.CLONE_NEWIPC  # see take_over
     try:
-        pid = clone3(create, cgroup_fd=cgroup_fd)
+        pid = clone3(create, cgroup_fd=doors.fd)
     except OSError as error:
         raise kernel_error("make the namespaces", error, pointer="/linux/namespaces", hint=_clone_hint(error)) from None
     if pid == 0:
         child()
+    if doors.fd >= 0 and killed_at_birth(pid, proc):
+        os.waitpid(pid, 0)
+        doors.shut()
+        return spawn(namespaces, proc, map_ids, child, doors)
     if create & k.CLONE_NEWUSER:
         map_ids(pid)
     return pid

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mountinfo import host_mount
 from support import Bundle, Host, Runtime, wait_for
 
 ROOT = Path("/sys/fs/cgroup")
@@ -123,6 +124,28 @@ def test_a_path_that_names_no_cgroup(runtime: Runtime, bundle: Bundle, host: Hos
         bundle.linux["cgroupsPath"] = path
         result = runtime.run(bundle, "true")
         assert result.code == 1 and "/linux/cgroupsPath" in result.err, result
+
+
+@pytest.mark.parametrize("version", ["host", "v2"])
+def test_a_cgroup_that_was_killed_before_is_used_again(runtime: Runtime, v2: Runtime, bundle: Bundle, host: Host,
+                                                       name: str, tmp_path: Path, version: str) -> None:
+    """Later kernels kill whoever is born in one (CLONE_INTO_CGROUP) after it was killed as a whole (cgroup.kill)."""
+    there = v2 if version == "v2" else runtime
+    with host_mount(tmp_path / "hierarchy", fstype="cgroup2") as hierarchy:
+        given = hierarchy / name
+        given.mkdir()
+        try:
+            sleeper = subprocess.Popen(["sleep", "100"])
+            (given / "cgroup.procs").write_text(str(sleeper.pid))
+            (given / "cgroup.kill").write_text("1")
+            assert sleeper.wait(20) == -signal.SIGKILL
+            bundle.linux["cgroupsPath"] = f"/{name}"
+            container = there.create(bundle.args("sleep", "100"))
+            assert there("start", container).code == 0
+            assert f"0::/{name}" in there("exec", container, "cat", "/proc/self/cgroup").lines
+            assert there("delete", "--force", container).code == 0
+        finally:
+            given.rmdir()
 
 
 def test_an_empty_cgroup_given_is_used_and_kept(runtime: Runtime, bundle: Bundle, host: Host, name: str) -> None:

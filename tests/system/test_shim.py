@@ -52,10 +52,17 @@ class Box:
     def __init__(self, tmp_path: Path, events: Events, make_bundle: Callable[[str], Bundle]) -> None:
         self.root = tmp_path / "shim-root"
         self.events = events
-        self.make_bundle = make_bundle
+        self._make_bundle = make_bundle
         self.tmp_path = tmp_path
         self.shims: list[Shim] = []
         self.created: list[tuple[str, Path]] = []
+
+    def make_bundle(self, name: str) -> Bundle:
+        """With a cgroup that no other run of the tests has, the ids being the same; a `group` is for several ids."""
+        bundle = self._make_bundle(name)
+        if name != "group":
+            bundle.linux["cgroupsPath"] = f"{name}-{os.getpid()}"
+        return bundle
 
     def launch(self, container_id: str, bundle: Path, stdin: bytes = b"") -> Shim:
         (bundle / "log").touch()
