@@ -143,7 +143,7 @@ class Creation:
             "creator": {"pid": os.getpid(), "start_time": process_start(os.getpid())},
             "cgroup": self.cgroup.to_data(),
             "pid_namespace": self.namespaces.has(k.CLONE_NEWPID) and not self.namespaces.joins_a(k.CLONE_NEWPID),
-            "stdio": _standard_streams(),
+            "stdio": handover.standard_streams(),
             "host_mounts": not self.namespaces.has(k.CLONE_NEWNS),
             "keyring": options.keyring,
         }, report)
@@ -494,14 +494,3 @@ class Creation:
         except PyruncError as error:
             self.report("warning", f"cleaning up after a failed create: {error}")
             self.container.directory.close()
-
-
-def _standard_streams() -> list[str]:
-    """What the container's standard streams are: criu can restore one from outside only if it is told then."""
-    found = []
-    for fd in range(3):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except OSError:
-            found.append("/dev/null")
-    return found

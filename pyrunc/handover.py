@@ -26,6 +26,17 @@ def preserved(count: int, listen: int = 0) -> list[int]:
     return fds
 
 
+def standard_streams() -> list[str]:
+    """What the container's standard streams are: criu can restore one from outside only if it is told then."""
+    found = []
+    for fd in range(3):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            found.append("/dev/null")
+    return found
+
+
 def write_pid_file(path: str, pid: int) -> None:
     """The process's pid, there completely or not at all; nothing if `path` is empty.  Raises KernelError."""
     if not path:
