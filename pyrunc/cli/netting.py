@@ -77,10 +77,16 @@ def namespace_of(args: Args, context: Context) -> str:
     """The path of the container's network namespace.  Raises PyruncError."""
     if args["netns"]:
         return args["netns"]
-    from pyrunc.errors import ContainerError
+    from pyrunc.errors import ContainerError, ContainerNotFound
     from pyrunc.lifecycle import Container
 
-    with Container.load(args["container-id"], context.root) as container:
+    name = args["container-id"]
+    try:
+        loaded = Container.load(name, context.root)
+    except ContainerNotFound:
+        raise ContainerError(f"container {name} does not exist",
+                             hint="--netns PATH names the network namespace of another runtime's") from None
+    with loaded as container:
         if container.status() not in ("created", "running", "paused"):
             raise ContainerError(f"the container is {container.status()}: it has no network namespace")
         return f"/proc/{container.pid}/ns/net"

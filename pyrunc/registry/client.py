@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import ssl
 import threading
 import time
@@ -20,7 +21,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
 from pyrunc._version import __version__
-from pyrunc.errors import RegistryError
+from pyrunc.errors import RegistryError, errno_text
 
 from . import auth
 from .reference import DOCKER_HUB
@@ -337,6 +338,8 @@ class Session:
                     "or use --tls-verify=false")
         elif "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
             hint = "it speaks plain HTTP: --tls-verify=false, or insecure = true in registries.conf"
+        elif "Name or service not known" in text or "name resolution" in text:
+            hint = f"is {self.endpoint.host} the registry's name, and is there a network?"
         return Unreachable(f"{self.where}: {about}{_wording(error)}", hint=hint)
 
     def _told(self, response: BaseHTTPResponse) -> str:
@@ -393,4 +396,7 @@ def _wording(error: HTTPError) -> str:
             text = text.partition(start)[2] or text
     if "timed out" in text:
         return "no answer in time (timed out)"
+    if found := re.search(r"\[Errno (-?[0-9]+)\] ([^'\")]+)", text):
+        number = int(found[1])  # below 0: one of getaddrinfo(3)'s
+        return errno_text(number) if number > 0 else f"{found[2][:1].lower()}{found[2][1:]}"
     return text.rpartition(">: ")[2].strip("()'\" ") or type(error).__name__

@@ -108,7 +108,8 @@ def test_a_container_that_has_stopped(netlab: Lab, make_bundle: Callable[[str], 
     assert (done.code, done.err) == (
         1, "pyrunc: net attach: the container is stopped: it has no network namespace\n")
     unknown = netlab.do("--root", runtime.root, "net", "attach", "nobody", "web")
-    assert unknown.err == "pyrunc: net attach: container does not exist\n"
+    assert unknown.err == ("pyrunc: net attach: container nobody does not exist "
+                           "(--netns PATH names the network namespace of another runtime's)\n")
 
 
 def test_the_documents_commands(netlab: Lab) -> None:
