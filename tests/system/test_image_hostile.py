@@ -7,7 +7,6 @@ import base64
 import gzip
 import hashlib
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,16 +192,10 @@ def test_a_registry_that_stalls(images: Images, registry: HostileRegistry) -> No
     refused(images, registry, registry.host, timeout="1")
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("localhost:1/x/y", r": manifest latest: connection refused \(ECONNREFUSED\)"),
-    # In as many words as the resolver has; which depends on whether there is a network.
-    ("nosuch.invalid/x/y", r": manifest latest: [a-z].* \(is nosuch.invalid the registry's name, and is there a "
-                           r"network\?\)"),
-])
-def test_a_registry_that_is_not_there(images: Images, name: str, words: str) -> None:
-    done = images("pull", name)
-    assert (done.code, done.out) == (1, "")
-    assert re.fullmatch(f"pyrunc: image pull: {re.escape(name)}{words}\n", done.err), done.err
+def test_a_registry_that_is_not_there(images: Images) -> None:
+    done = images("pull", "localhost:1/x/y")
+    assert (done.code, done.out, done.err) == (
+        1, "", "pyrunc: image pull: localhost:1/x/y: manifest latest: connection refused (ECONNREFUSED)\n")
 
 
 def test_trouble_that_passes(images: Images, registry: HostileRegistry) -> None:
