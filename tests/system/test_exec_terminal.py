@@ -260,16 +260,20 @@ def test_in_the_background_it_waits_for_its_turn(on_tty: Callable[..., Tty], run
 
 # Streams that are no terminals
 
+def in_front(command: str, script: str, runtime: Runtime, bundle: Bundle) -> list[str]:
+    """The words of `run`, or of `exec` in a container that runs, with that script."""
+    if command == "run":
+        return runtime.command("run", "--bundle", bundle.args(script).save(), runtime.new_id())
+    container = runtime.create(bundle.args("sleep", "1000"))
+    assert runtime("start", container).code == 0
+    return runtime.command("exec", container, "sh", "-c", script)
+
+
 @pytest.mark.parametrize("command", ["run", "exec"])
 def test_a_lot_through_pipes_unharmed(runtime: Runtime, bundle: Bundle, host: Host, command: str) -> None:
     """Both ways at once; the end of what comes in is the end of stdin, while the output is still to come."""
     script = "cat; echo end >&2"
-    if command == "run":
-        words = runtime.command("run", "--bundle", bundle.args(script).save(), runtime.new_id())
-    else:
-        container = runtime.create(bundle.args("sleep", "1000"))
-        assert runtime("start", container).code == 0
-        words = runtime.command("exec", container, "sh", "-c", script)
+    words = in_front(command, script, runtime, bundle)
     block = os.urandom(1 << 20)
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdin and running.stdout and running.stderr
@@ -307,12 +311,7 @@ print(theirs.makefile().read() + f"exit {code}")
 def test_the_journal_can_be_opened_again(runtime: Runtime, bundle: Bundle, host: Host, command: str) -> None:
     """What a unit has for stdout is a socket, and /dev/stdout none that open(2) takes: so a pipe is between."""
     script = "echo first; echo again >/dev/stdout; echo third >/dev/stderr; exit 3"
-    if command == "run":
-        words = runtime.command("run", "--bundle", bundle.args(script).save(), runtime.new_id())
-    else:
-        container = runtime.create(bundle.args("sleep", "1000"))
-        assert runtime("start", container).code == 0
-        words = runtime.command("exec", container, "sh", "-c", script)
+    words = in_front(command, script, runtime, bundle)
     shown = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c",
                             'mount -t tmpfs run /run && exec "$@"', "-", sys.executable, "-c", JOURNAL, *words],
                            capture_output=True, text=True, timeout=60)
@@ -323,12 +322,7 @@ def test_the_journal_can_be_opened_again(runtime: Runtime, bundle: Bundle, host:
 def test_streams_that_are_closed(runtime: Runtime, bundle: Bundle, host: Host, command: str) -> None:
     """The program gets /dev/null for them, and not what we opened next."""
     probe = "for fd in 0 1 2; do seen=\"$seen $(readlink /proc/$$/fd/$fd)\"; done; echo $seen > /tmp/seen; exit 4"
-    if command == "run":
-        words = runtime.command("run", "--bundle", bundle.args(probe).save(), runtime.new_id())
-    else:
-        container = runtime.create(bundle.args("sleep", "1000"))
-        assert runtime("start", container).code == 0
-        words = runtime.command("exec", container, "sh", "-c", probe)
+    words = in_front(command, probe, runtime, bundle)
     done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "-", *words], timeout=60)
     assert done.returncode == 4
     assert (bundle.rootfs / "tmp" / "seen").read_text().split() == ["/dev/null"] * 3
