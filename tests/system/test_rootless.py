@@ -341,8 +341,6 @@ def test_devices_are_the_host_s(home: Path, host: Host) -> None:
     assert (before.st_mode, before.st_uid) == (after.st_mode, after.st_uid)
 
 
-
-
 def test_device_rules_of_an_ordinary_user(home: Path, host: Host) -> None:
     """They take more than it has: no news where all devices are denied, as clients write it, but where one is."""
     everything = {"allow": False, "access": "rwm"}
