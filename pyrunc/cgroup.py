@@ -83,7 +83,7 @@ def plan(cgroups_path: str | None, container_id: str, rootless: bool | None = No
         raise kernel_error("find the cgroups of this process", error) from None
     cgroup = Cgroup(how, paths)
     cgroup.rootless = rootless
-    cgroup.given = [path for path in cgroup.directories() if _exists(path)]
+    cgroup.given = [path for path in cgroup.directories() if os.path.exists(path)]
     cgroup.pointer = POINTER if cgroups_path else ""
     return cgroup
 
@@ -91,14 +91,6 @@ def plan(cgroups_path: str | None, container_id: str, rootless: bool | None = No
 def may_be_denied() -> bool:
     """Whether we are an ordinary user, or root of a user namespace only."""
     return os.geteuid() != 0 or in_user_namespace()
-
-
-def _exists(path: str) -> bool:
-    try:
-        os.stat(path)
-    except OSError:
-        return False
-    return True
 
 
 class Cgroup:

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .cgroup import Cgroup
 
+_SIGKILL = 1 << 8  # in a set of signals
+
 
 class Doors:
     """What of a cgroup was open: `tasks` by directory (cgroupfs.enter), and `fd` of v2's directory, `path`; or -1.
@@ -56,9 +58,6 @@ class Doors:
             os.close(self.fd)
         self.fd = -1
         self.path = ""
-
-
-_SIGKILL = 1 << 8
 
 
 def killed_at_birth(pid: int, proc: int) -> bool:
