@@ -71,4 +71,4 @@ def killed_at_birth(pid: int, proc: int) -> bool:
     except OSError:
         return False
     # There before clone3(2) returns, and until the process is waited for.
-    return bool(int(pending[:16], 16) & _SIGKILL)
+    return bool(int(pending[:16] or "0", 16) & _SIGKILL)

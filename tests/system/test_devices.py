@@ -189,7 +189,10 @@ def test_in_a_user_namespace_the_hosts_nodes_are_bound(runtime: Runtime, bundle:
 
 
 def test_in_a_user_namespace_a_device_may_have_another_name(runtime: Runtime, bundle: Bundle, host: Host) -> None:
-    """docker run --device /dev/zero:/dev/source, with userns-remap or an ordinary user's dockerd; runc and crun fail."""
+    """docker run --device /dev/zero:/dev/source, with userns-remap or an ordinary user's dockerd.
+
+    Others look for it at the container's path.
+    """
     device(bundle, type="c", path="/dev/source", major=1, minor=5)
     device(bundle, type="c", path="/dev/random", major=1, minor=3)
     device(bundle, type="p", path="/dev/pipe", fileMode=0o620)
