@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -282,6 +283,15 @@ def test_hostile_bytes(served: Served) -> None:
     wire.call(1, "Echo", "alive")
     assert wire.response()[:2] == (1, 0)
     wire.socket.close()
+
+
+def test_many_wait_to_be_accepted(tmp_path: Path) -> None:
+    """A shim that is busy: who connects without blocking, as Go does, isn't refused."""
+    with contextlib.closing(listen(str(tmp_path / "socket"))):
+        for _ in range(min(1000, int(Path("/proc/sys/net/core/somaxconn").read_text()))):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.setblocking(False)
+                client.connect(str(tmp_path / "socket"))
 
 
 def test_the_client(served: Served) -> None:

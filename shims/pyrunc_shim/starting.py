@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .arguments import Arguments
 
 _MAX_PATH = 106  # unix(7)
+# A client that doesn't block in connect(2), as those in Go, fails where more than this wait to be accepted.  The
+# kernel makes it net.core.somaxconn (listen(2)).
+_BACKLOG = 65535
 # By which of these annotations a container says whose shim it shares.
 _GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 _RUNC_GROUP, _SANDBOX = (name.encode() for name in _GROUPS)
@@ -106,7 +109,7 @@ def listen(path: str) -> socket:
     mask = os.umask(0o177)
     try:
         listener.bind(path)
-        listener.listen(128)
+        listener.listen(_BACKLOG)
     except OSError:
         listener.close()
         raise
