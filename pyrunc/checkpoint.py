@@ -19,7 +19,7 @@ from .linux.fs import mount_id
 from .linux.process import CLONE_NEWCGROUP, CLONE_NEWNET, CLONE_NEWPID
 from .namespaces import TYPES
 from .namespaces import plan as plan_namespaces
-from .paths import clean, open_in_root
+from .paths import clean, make_private, open_in_root
 from .rootfs import open_proc
 from .spec.load import dump
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 DESCRIPTORS = "descriptors.json"
 DUMP_LOG = "dump.log"
+RESTORE_LOG = "restore.log"
+#: What criu writes to --work-path.
+_WRITTEN = frozenset((DUMP_LOG, RESTORE_LOG, "stats-dump", "stats-restore"))
 DEFAULT_IMAGES = "checkpoint"
 #: Where criu looks for options of the administrator's, for containers that don't name another place.
 CONFIG_FILE = "/etc/criu/runc.conf"
@@ -170,12 +173,34 @@ def _check_status_fd(fd: int) -> None:
 
 
 def make_directory(path: str, option: str) -> int:
-    """Open a directory to write to, made if missing.  Raises KernelError."""
+    """Open a directory for criu to write to, made if missing.  Raises KernelError, UsageError."""
     try:
-        os.makedirs(path, 0o700, exist_ok=True)
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        make_private(path)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise kernel_error(f"{option} {path}", error) from None
+    try:
+        check_files(fd, f"{option} {path}", _WRITTEN if option == "--work-path" else None)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_files(directory: int, what: str, names: frozenset[str] | None = None) -> None:
+    """Raise UsageError where criu would be led elsewhere, or for ever: it follows links, and waits at fifos.
+
+    `names`: those of interest, None for all.  `parent` it makes itself, a link to the checkpoint before.
+    """
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name == "parent" or (names is not None and entry.name not in names):
+                continue
+            kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+            if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFSOCK):
+                found = "a link" if kind == stat.S_IFLNK else "not a file"
+                raise UsageError(f"{what}: {entry.name} is {found}",
+                                 hint="criu would follow it, or wait; a checkpoint has nothing of that kind")
 
 
 class _Checkpoint:

@@ -38,13 +38,21 @@ def standard_streams() -> list[str]:
 
 
 def write_pid_file(path: str, pid: int) -> None:
-    """The process's pid, there completely or not at all; nothing if `path` is empty.  Raises KernelError."""
+    """The process's pid, there completely or not at all; nothing if `path` is empty.  Raises KernelError.
+
+    In a file that is ours: one that is there by the temporary name may be somebody's trap where others may write too.
+    """
     if not path:
         return
     head, _, name = path.rpartition("/")
     temporary = f"{head}/.{name}" if head else f".{name}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fd = os.open(temporary, flags, 0o644)
+        except FileExistsError:
+            os.unlink(temporary)
+            fd = os.open(temporary, flags, 0o644)
         try:
             os.write(fd, str(pid).encode())
         finally:

@@ -28,6 +28,28 @@ def clean(path: str) -> str:
     return "/".join(parts)
 
 
+def make_private(path: str) -> None:
+    """Make the directory `path` and those above it that are missing, all for us alone.
+
+    os.makedirs leaves the mode of those above to the umask, and whoever may write there may exchange what is below.
+    Raises OSError.
+    """
+    missing = [path]
+    while missing:
+        try:
+            os.mkdir(missing[-1], 0o700)
+        except FileNotFoundError:
+            above = os.path.dirname(missing[-1])
+            if above in ("", missing[-1]):
+                raise
+            missing.append(above)
+            continue
+        except FileExistsError:
+            if not os.path.isdir(missing[-1]):
+                raise
+        missing.pop()
+
+
 def open_in_root(root_fd: int, unsafe_path: str, flags: int = O_PATH, *, follow: bool = True) -> int:
     """Open `unsafe_path` as if `root_fd` were `/`; with `follow` False no component may be a link.
 

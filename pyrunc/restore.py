@@ -28,9 +28,11 @@ from .cgroup_mounts import KeptOptions
 from .checkpoint import (
     DESCRIPTORS,
     NULL,
+    RESTORE_LOG,
     TERMINAL,
     CriuOptions,
     cgroup_binds,
+    check_files,
     make_directory,
     namespace_key,
     outside,
@@ -59,7 +61,6 @@ if TYPE_CHECKING:
     from .lifecycle import Container, Report
     from .spec.types import Process
 
-RESTORE_LOG = "restore.log"
 _WITHOUT_SELINUX = "selinux not supported by kernel"
 _LSM_SINCE = 31600  # before, criu took another profile for the one it had dumped
 _LSM_TYPES = ("apparmor", "selinux")
@@ -123,6 +124,7 @@ def _read_descriptors(path: str) -> list[str]:
         # The images may have come from elsewhere: no links, and not a fifo to wait for.
         images = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            check_files(images, f"--image-path {path}")
             fd = os.open(DESCRIPTORS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=images)
         finally:
             os.close(images)

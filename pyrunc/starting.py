@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
+_MAX_SAID = 1 << 20  # bytes of an error
 _TINY_MEMORY = 1 << 20  # bytes of memory.limit with which execve itself may not come off
 _EXECVE_MILLISECONDS = 50  # for it to be killed
 
@@ -131,7 +132,7 @@ def _read_until_closed(fifo: int, pidfd: int) -> bytes | None:
             chunk = os.read(fifo, 65536) if events[fifo] & select.POLLIN else b""
             if not chunk:
                 return said
-            said += chunk
+            said = (said + chunk)[:_MAX_SAID]
         elif pidfd in events:
             return said if opened else None
 

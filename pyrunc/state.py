@@ -48,21 +48,21 @@ def default_root() -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.geteuid() == 0 and (not runtime.startswith("/") or not _is_mapped_user()):
         return "/run/pyrunc"
-    return f"{runtime}/pyrunc" if runtime.startswith("/") else _own_in_tmp(f"/tmp/pyrunc-{os.geteuid()}")
+    return f"{runtime}/pyrunc" if runtime.startswith("/") else own_in_tmp(f"/tmp/pyrunc-{os.geteuid()}")
 
 
-def _own_in_tmp(path: str) -> str:
+def own_in_tmp(path: str) -> str:
     """`path`, a directory of ours alone: made now, for a name in /tmp is anybody's to take."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         pass
     except OSError as error:
-        raise kernel_error(f"make the state root {path}", error, syscall="mkdir") from None
+        raise kernel_error(f"make the directory {path}", error, syscall="mkdir") from None
     info = os.stat(path, follow_symlinks=False)
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
-        raise UsageError(f"the state root {path} is not a directory of this user alone",
-                         hint="set XDG_RUNTIME_DIR, or give --root")
+        raise UsageError(f"{path} is not a directory of this user alone",
+                         hint="set XDG_RUNTIME_DIR")
     return path
 
 
@@ -127,7 +127,9 @@ class StateDir:
         check_id(container_id)
         try:
             if not os.path.isdir(root):
-                os.makedirs(root, mode=0o700, exist_ok=True)
+                from .paths import make_private
+
+                make_private(root)
                 if os.path.dirname(root) == os.environ.get("XDG_RUNTIME_DIR"):
                     # Or it may be tidied away: XDG Base Directory Specification.
                     os.chmod(root, 0o1700)
@@ -157,6 +159,13 @@ class StateDir:
             raise ContainerNotFound(container_id) from None
         except OSError as error:
             raise kernel_error(f"open the state directory {root}/{container_id}", error, syscall="openat") from None
+        # What is in it is signalled, removed and (hooks) executed: not at the word of somebody else, who may have
+        # put it there where --root is theirs, or in a directory for everybody.
+        owner = os.fstat(fd).st_uid
+        if owner not in (os.geteuid(), 0):
+            os.close(fd)
+            raise UsageError(f"the state directory {root}/{container_id} is that of uid {owner}",
+                             hint="it has to be this user's own, or root's")
         return cls(root, container_id, fd)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import select
 import time
 
 from pyrunc.errors import BundleError, NetworkError, UsageError, kernel_error
+from pyrunc.paths import make_private
 from pyrunc.spec.load import dump, parse
 
 from .cni import (
@@ -148,7 +149,7 @@ class Cache:
     def __init__(self, path: str = "") -> None:
         self.path = os.path.abspath(path or os.environ.get("PYRUNC_CNI_CACHE") or CACHE)
         try:
-            os.makedirs(self.path, 0o700, exist_ok=True)
+            make_private(self.path)
         except OSError as error:
             raise kernel_error(f"the directory {self.path}", error, syscall="mkdir",
                                hint="--cache names another place") from None

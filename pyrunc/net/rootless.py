@@ -10,7 +10,9 @@ import os
 import select
 
 from pyrunc.errors import NetworkError, kernel_error
+from pyrunc.paths import make_private
 from pyrunc.spec.load import dump
+from pyrunc.state import own_in_tmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,10 +44,11 @@ def find(name: str = "") -> str:
 
 def _record(container: str) -> str:
     """Where the process's pid and start time are kept."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/pyrunc-net-{os.geteuid()}"
-    directory = os.path.join(base, "pyrunc-net")
-    os.makedirs(directory, 0o700, exist_ok=True)
-    if os.stat(directory).st_uid != os.geteuid():
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    base = runtime if runtime.startswith("/") else own_in_tmp(f"/tmp/pyrunc-net-{os.geteuid()}")
+    directory = f"{base}/pyrunc-net"
+    make_private(directory)
+    if os.stat(directory, follow_symlinks=False).st_uid != os.geteuid():
         raise NetworkError(f"{directory} is another user's")
     return f"{directory}/{container}"
 

@@ -88,7 +88,9 @@ class Store:
             for name in _DIRECTORIES:
                 directory = f"{self.path}/{name}"
                 if not os.path.isdir(directory):
-                    os.makedirs(directory, 0o700, exist_ok=True)
+                    from pyrunc.paths import make_private  # of no use where it is all there, which is most often
+
+                    make_private(directory)
                     os.chmod(self.path, 0o700)
         except OSError as error:
             raise kernel_error(f"the networks' directory {self.path}", error, syscall="mkdir",

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, final
 
 from pyrunc.errors import ImageError
+from pyrunc.paths import make_private
 
 from .reference import DOCKER_HUB
 
@@ -207,7 +208,7 @@ def _change_file(path: str, change: Any) -> bool:
     """Change config.json as a whole, mode 0600, leaving alone what others keep in it."""
     directory = os.path.dirname(os.path.abspath(path))
     try:
-        os.makedirs(directory, 0o700, exist_ok=True)
+        make_private(directory)
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, final
 
 from pyrunc.errors import ImageError, KernelError
+from pyrunc.paths import make_private
 
 from . import media
 from .digest import Verifier, check_digest, digest_of, is_digest
@@ -82,7 +83,7 @@ class Store:
             for directory in (self.path, self.layout, f"{self.layout}/blobs", f"{self.layout}/blobs/sha256",
                               self.partial, self.layers, self.uses):
                 # Setuid programs of all images are below: nobody else looks in (CVE-2024-25621).
-                os.makedirs(directory, 0o700, exist_ok=True)
+                make_private(directory)
             with self._index_locked():
                 if not os.path.exists(f"{self.layout}/oci-layout"):
                     self._write(f"{self.layout}/oci-layout", b'{"imageLayoutVersion":"1.0.0"}')

@@ -67,7 +67,9 @@ def open_socket(path: str) -> socket | None:
         try:
             held = hold(path)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            from pyrunc.paths import make_private
+
+            make_private(os.path.dirname(path))
             held = hold(path)
         try:
             remove_dead(path)

@@ -24,6 +24,7 @@ from _struct import unpack
 
 import pyrunc
 from pyrunc.linux.process import close_all_but
+from pyrunc.paths import make_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def leave_behind(path: str) -> None:
     """
     try:
         package = _package()  # by now, and not by when the rest of it is loaded
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        make_private(os.path.dirname(path))
         held = _hold(path)
         if held < 0:
             return
