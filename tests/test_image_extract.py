@@ -244,6 +244,44 @@ def test_a_hard_link_to_a_file_of_a_lower_layer(place: Place) -> None:
     assert found["a"][:4] == ("drwx------", 1, 0, 5 * 10**9)
 
 
+def test_a_hard_link_to_what_is_no_plain_file_of_a_lower_layer(place: Place) -> None:
+    found = both(place, archive(symlink("l", "to"), header("n", b"3", major=1, minor=3, mode=0o620, uid=5, mtime=7),
+                                header("p", b"6")),
+                 archive(hardlink("l2", "l"), hardlink("n2", "n"), hardlink("p2", "p")))
+    assert all(found[f"{name}2"] == found[name] for name in "lnp") and found["n"][:4] == ("crw--w----", 5, 0, 7 * 10**9)
+
+
+def test_a_hard_link_to_a_name_that_the_layer_takes_away(place: Place) -> None:
+    """As umoci has it, which goes by the order in the archive: what was linked before is there."""
+    found = both(place, BASE, archive(hardlink("a/h", "a/foo"), file("a/.wh.foo")))
+    assert found["a/h"][4] == hashlib.sha256(b"2").hexdigest() and "a/foo" not in found
+
+
+@pytest.mark.parametrize("way", ["merge", "overlaid"])
+def test_a_hard_link_to_what_the_layer_has_taken_away(place: Place, way: str) -> None:
+    with pytest.raises(ImageError, match="a hard link to a/foo, which isn't there"):
+        getattr(place, way)(BASE, archive(file("a/.wh.foo"), hardlink("a/h", "a/foo")))
+
+
+def test_what_aufs_left_in_old_layers(place: Place) -> None:
+    """Names of its own, and a directory of files with several names, that other entries are links to."""
+    layer = archive(directory(".wh..wh.plnk/"), file(".wh..wh.plnk/12.34", b"linked"), directory(".wh..wh.orph/"),
+                    file(".wh..wh.orph/5", b"gone"), file(".wh..wh.aufs"), hardlink("a/x", ".wh..wh.plnk/12.34"),
+                    hardlink("a/y", ".wh..wh.plnk/12.34"))
+    found = both(place, BASE, layer)
+    assert sorted(set(found) - {"."}) == ["a", "a/b", "a/b/bar", "a/foo", "a/x", "a/y", "l", "only"]
+    assert found["a/x"][4] == hashlib.sha256(b"linked").hexdigest() and found["a/x"] == found["a/y"]
+
+
+def test_times_far_away(place: Place) -> None:
+    """Before 1970, and later than 64 bits of nanoseconds reach: no reason not to have the image."""
+    far = 1 << 34
+    layer = archive(file("past", mtime=base256(-1000, 12)), file("future", mtime=base256(far, 12)))
+    root = place.merge(layer)
+    assert (root / "past").stat().st_mtime == -1000
+    assert (root / "future").stat().st_mtime > 1 << 33  # as far as the file system can
+
+
 def test_writing_to_a_name_leaves_its_other_links_alone(place: Place) -> None:
     first = archive(file("f", b"old"), hardlink("h", "f"))
     found = both(place, first, archive(file("f", b"new")))

@@ -64,6 +64,7 @@ def test_dockers_types_are_the_same_things() -> None:
     (manifest(schemaVersion="2"), (), "schemaVersion"),
     (manifest(schemaVersion=True), (), "schemaVersion"),
     (manifest(layers={}), (), "not a list"),
+    (manifest(layers=0), (), "not a list"),
     (manifest(layers=[descriptor()] * 100_000), (), "larger than|not a list of at most"),
     (manifest(config=...), (), "not a descriptor"),
     (manifest(layers=[descriptor(digest="sha256:../../../etc/passwd")]), (), "is not a digest"),
@@ -96,6 +97,13 @@ def test_an_artifact_is_named() -> None:
         found.check_image("x")
 
 
+@pytest.mark.parametrize("layers", [None, ...], ids=["null", "missing"])
+def test_no_layers(layers: Any) -> None:
+    """What Go makes of a list with nothing in it, which docker and containerd take."""
+    found = load(manifest(layers=layers))
+    assert isinstance(found, Manifest) and found.layers == []
+
+
 def config(**changes: Any) -> bytes:
     value = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [DIGEST]}, **changes}
     return json.dumps(value).encode()
@@ -105,6 +113,7 @@ def test_a_configuration() -> None:
     found = Config.load(config(config={"Env": None, "Cmd": ["sh"]}), "x")
     assert found.diff_ids == [DIGEST]
     assert found.inner == {"Cmd": ["sh"]}
+    assert Config.load(config(rootfs={"diff_ids": [DIGEST]}), "x").diff_ids == [DIGEST]  # docker looks at nothing else
 
 
 @pytest.mark.parametrize("changes", [

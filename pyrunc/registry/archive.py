@@ -15,7 +15,7 @@ from pyrunc.errors import ImageError
 from pyrunc.spec.load import parse as parse_json
 
 from . import media
-from .compression import inflate, limit_for, sniff
+from .compression import Head, inflate, inflate_layer, limit_for, sniff
 from .digest import Verifier, digest_of, is_digest
 from .manifest import Descriptor, ImageConfig, Index, Manifest, canonical, check_layers, load_document
 from .reference import parse
@@ -89,7 +89,7 @@ def _save_layer(store: Store, layer: Descriptor, diff_id: str, name: str, writer
 
     def pieces() -> Iterator[bytes]:
         with open(store.open(layer), "rb") as file:
-            yield from inflate(file, media.LAYERS[layer.media_type], what, limit_for(layer.size))
+            yield from inflate_layer(file, media.LAYERS[layer.media_type], what, limit_for(layer.size))
 
     verifier = Verifier.of(diff_id)
     for piece in pieces():
@@ -118,10 +118,8 @@ class Loader:
         """All images of the archive that have a name: images, and (name, descriptor) of whole indexes."""
         with self.store.adding():
             self.store.sweep()
-            from .commit import _Head
-
-            head = _Head(source)
-            reader = TarReader(inflate(head, sniff(head.peek()), self.what, _UNLIMITED), self.what)
+            head = Head(source)
+            reader = TarReader(inflate(head, sniff(head.peek(6)), self.what, _UNLIMITED), self.what)
             self._members(reader)
             if "index.json" in self._documents and "oci-layout" in self._documents:
                 loaded = self._oci()
@@ -247,7 +245,7 @@ class Loader:
             what = f"{self.what}: layer {layer.digest}"
             verifier = Verifier.of(diff_id)
             with open(self.store.open(layer), "rb") as file:
-                for piece in inflate(file, media.LAYERS[layer.media_type], what, limit_for(layer.size)):
+                for piece in inflate_layer(file, media.LAYERS[layer.media_type], what, limit_for(layer.size)):
                     verifier.update(piece)
             verifier.check(diff_id, -1, f"{what}, inflated")
 

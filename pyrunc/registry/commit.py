@@ -12,7 +12,7 @@ from pyrunc._version import __version__
 from pyrunc.errors import ImageError
 
 from . import media, platforms
-from .compression import Deflater, inflate, sniff
+from .compression import Deflater, Head, inflate, sniff
 from .digest import Verifier
 from .manifest import Descriptor, Manifest, canonical
 from .store import Image
@@ -177,8 +177,8 @@ def import_tar(store: Store, source: Source, what: str, name: str, edits: Edits,
     with store.adding():
         layer = LayerFile(store, compression)
         try:
-            head = _Head(source)
-            pieces = inflate(head, sniff(head.peek()), what, _UNLIMITED)
+            head = Head(source)
+            pieces = inflate(head, sniff(head.peek(6)), what, _UNLIMITED)
             count = 0
             for _ in TarReader(_copied(pieces, layer), what):
                 count += 1
@@ -203,25 +203,3 @@ def _copied(pieces: Iterator[bytes], layer: LayerFile) -> Iterator[bytes]:
     for piece in pieces:
         layer.write(piece)
         yield piece
-
-
-class _Head:
-    """A source whose beginning can be looked at."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._first = b""
-
-    def peek(self) -> bytes:
-        while len(self._first) < 6:
-            piece = self._source.read(1 << 16)
-            if not piece:
-                break
-            self._first += piece
-        return self._first
-
-    def read(self, size: int = -1, /) -> bytes:
-        if self._first:
-            found, self._first = (self._first, b"") if size < 0 else (self._first[:size], self._first[size:])
-            return found
-        return self._source.read(size)

@@ -27,6 +27,8 @@ CHUNK = 1 << 20
 _MAX_WINDOW = 1 << 27
 _FREE = 256 << 20  # bytes any layer may inflate to
 _RATIO = 128  # and this many for each of its own bytes
+BLOCK = 512  # bytes of a tar header, and where it says so
+_USTAR = 257
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_LEVEL = 6
@@ -37,6 +39,30 @@ class Source(Protocol):
     """Where compressed bytes come from; b"" at the end."""
 
     def read(self, size: int = -1, /) -> bytes: ...
+
+
+@final
+class Head:
+    """A source whose beginning can be looked at."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._first = b""
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes, `size` of them unless there are fewer."""
+        while len(self._first) < size:
+            piece = self._source.read(1 << 16)
+            if not piece:
+                break
+            self._first += piece
+        return self._first
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._first:
+            found, self._first = (self._first, b"") if size < 0 else (self._first[:size], self._first[size:])
+            return found
+        return self._source.read(size)
 
 
 def limit_for(compressed_size: int) -> int:
@@ -53,6 +79,22 @@ def inflate(source: Source, compression: str, what: str, limit: int) -> Iterator
         if produced > limit:
             raise ImageError(f"{what}: it inflates to more than {limit} bytes: a decompression bomb?")
         yield piece
+
+
+def inflate_layer(source: Source, called: str, what: str, limit: int) -> Iterator[bytes]:
+    """A layer's contents, by what it is: docker, podman and containerd take no media type's word for it either.
+
+    It is still one thing: the diff id says what it holds.
+    """
+    head = Head(source)
+    first = head.peek(BLOCK)
+    if first[_USTAR:_USTAR + 5] == b"ustar":
+        actual = ""
+    elif (found := sniff(first)) in ("gzip", "zstd"):
+        actual = found
+    else:
+        actual = called
+    return inflate(head, actual, what, limit)
 
 
 def sniff(head: bytes) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, final
 
-from pyrunc.errors import ImageError, PyruncError
+from pyrunc.errors import ImageError, PyruncError, UsageError
 from pyrunc.libseccomp import Library
 from pyrunc.paths import clean
 from pyrunc.signals import parse_signal
@@ -104,7 +104,7 @@ def convert(image: Image, root_fd: int, overrides: Overrides, ownership: Ownersh
     if not process["args"]:
         raise ImageError("the image names no command", hint="give one after the image's name")
     process["cwd"] = _workdir(overrides.workdir or inner.get("WorkingDir") or "/")
-    process["env"] = _environment(inner.get("Env") or [], overrides)
+    process["env"] = _environment(inner.get("Env") or [], overrides, warn)
     uid, gid, additional = users.resolve(root_fd, overrides.user or inner.get("User") or "")
     process["user"] = {"uid": uid, "gid": gid, **({"additionalGids": additional} if additional else {})}
     names = _capabilities(overrides)
@@ -143,10 +143,19 @@ def _workdir(text: str) -> str:
     return "/" + clean(text)
 
 
-def _environment(image_env: list[str], overrides: Overrides) -> list[str]:
-    """The image's, then the command line's over it; a name alone takes the caller's value."""
+def _environment(image_env: list[str], overrides: Overrides, warn: Callable[[str], None]) -> list[str]:
+    """The image's, then the command line's over it, where a name alone takes the caller's value.
+
+    Not so in the image: what the caller has in the environment is none of its business.
+    """
     found: dict[str, str] = {}
-    for entry in [*image_env, *overrides.env]:
+    for entry in image_env:
+        name, equals, _ = entry.partition("=")
+        if name and equals and "\0" not in entry:
+            found[name] = entry
+        else:
+            warn(f"{entry[:100]!a} of the image left out: it is not a variable of the environment")
+    for entry in overrides.env:
         name, equals, value = entry.partition("=")
         if not name or "\0" in entry:
             raise ImageError(f"{entry[:100]!a} is not a variable of the environment")
@@ -194,8 +203,11 @@ def image_annotations(image: Image, warn: Callable[[str], None]) -> dict[str, st
     if data.get("os.features"):
         found[prefix + "os.features"] = ",".join(str(feature) for feature in data["os.features"])
     if inner.get("StopSignal"):
-        parse_signal(inner["StopSignal"])
-        found[prefix + "stopSignal"] = inner["StopSignal"]
+        try:
+            parse_signal(inner["StopSignal"])
+            found[prefix + "stopSignal"] = inner["StopSignal"]
+        except UsageError as error:
+            warn(f"the image's stop signal left out: {error}")
     if inner.get("ExposedPorts"):
         found[prefix + "exposedPorts"] = ",".join(sorted(inner["ExposedPorts"]))
     for name, value in (inner.get("Labels") or {}).items():

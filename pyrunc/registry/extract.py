@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
-_AUFS = b".wh..wh."
+_AUFS = b".wh..wh."  # its own bookkeeping, which docker wrote into layers once
+_AUFS_LINKED = b".wh..wh.plnk"  # and what files with several names are linked to
 OPAQUE_XATTR = "trusted.overlay.opaque"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 512
@@ -69,6 +70,7 @@ class Extractor:
         #: Directories whose times and mode are set when all is in them: path -> (access, modification, mode or -1).
         self._late: dict[bytes, tuple[int, int, int]] = {}
         self._whited: set[bytes] = set()
+        self._linked = False  # there is AUFS's directory of files with several names
         #: Overlay only: directories no entry describes, and links to files of lower layers.
         self.implied: list[bytes] = []
         self.links: list[tuple[bytes, bytes]] = []
@@ -104,6 +106,8 @@ class Extractor:
                     # ENOSPC is the host's, all else is what the archive asks for.
                     raise ImageError(f"{self.what}: {_shown(entry.name)}: {os.strerror(error.errno or 0)}",
                                      hint="there is no space left" if error.errno == errno.ENOSPC else "") from None
+            if self._linked:
+                self._remove(self.root, _AUFS_LINKED, _AUFS_LINKED)
             self._finish_directories()
         finally:
             self.close()
@@ -134,7 +138,11 @@ class Extractor:
             return
         path = b"/".join(parts)
         name = parts[-1]
-        if name.startswith(WHITEOUT):
+        if parts[0].startswith(_AUFS) and path != OPAQUE:
+            if parts[0] != _AUFS_LINKED or entry.type != REGULAR or len(parts) != 2:
+                return
+            self._linked = True
+        elif name.startswith(WHITEOUT):
             self._whiteout(parts[:-1], name)
             return
         parent = self._directory(parts[:-1])
@@ -205,7 +213,7 @@ class Extractor:
 
     def _step(self, parent: int, name: bytes, path: bytes) -> int:
         """The directory `name` in `parent`: there, made here, or where a link of this layer leads."""
-        if name.startswith(WHITEOUT):
+        if name.startswith(WHITEOUT) and path != _AUFS_LINKED:
             raise ImageError(f"{self.what}: {_shown(path)}: a whiteout with something in it")
         for _ in range(8):
             try:
@@ -343,6 +351,8 @@ class Extractor:
                 info = os.stat(parts[-1], dir_fd=source, follow_symlinks=False)
                 if stat.S_ISDIR(info.st_mode):
                     raise self._bad(entry, f"a hard link to a directory, {_shown(target)}")
+                if self.overlay and self._is_whiteout(source, parts[-1]):
+                    raise self._bad(entry, f"a hard link to {_shown(target)}, which isn't there")
                 self._remove(parent, name, path)
                 os.link(parts[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
                 return
@@ -415,7 +425,7 @@ class Extractor:
             self._opaque(parts)
             return
         if name.startswith(_AUFS):
-            return  # AUFS's own bookkeeping, which docker wrote into layers once
+            return
         if hidden in (b"", b".", b".."):
             raise ImageError(f"{self.what}: {_shown(b'/'.join((*parts, name)))}: a whiteout of nothing")
         path = b"/".join((*parts, hidden))

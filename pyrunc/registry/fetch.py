@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, final
 from pyrunc.errors import ImageError, KernelError, RegistryError
 
 from . import media
-from .compression import inflate, limit_for
+from .compression import inflate_layer, limit_for
 from .digest import Verifier
 from .pipe import Abandoned, Pipe
 from .store import wait_for_lock
@@ -77,7 +77,7 @@ class Unpacking:
         verifier = Verifier.of(self._diff_id)
         try:
             compression = media.LAYERS[self._layer.media_type]
-            for piece in inflate(self.pipe, compression, self._what, limit_for(self._layer.size)):
+            for piece in inflate_layer(self.pipe, compression, self._what, limit_for(self._layer.size)):
                 verifier.update(piece)
                 self._tar.write(piece)
             verifier.check(self._diff_id, -1, f"{self._what}, inflated")

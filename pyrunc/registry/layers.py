@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, final
 
 from pyrunc.errors import ImageError
-from pyrunc.linux.fs import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2, syncfs
+from pyrunc.linux.fs import O_PATH, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2, syncfs
 
 from . import trees
 from .extract import OPAQUE_XATTR
@@ -214,11 +214,16 @@ class NewLayer:
             raise ImageError(f"{what}: {shown}: a hard link to what isn't there") from None
         name = target.rpartition(b"/")[2]
         try:
+            own = path.rpartition(b"/")[2]
             try:
-                os.stat(name, dir_fd=holder, follow_symlinks=False)
+                info = os.stat(name, dir_fd=holder, follow_symlinks=False)
             except FileNotFoundError:
                 self._copy_up(target, name, holder, below, what, shown)
-            os.link(name, path.rpartition(b"/")[2], src_dir_fd=holder, dst_dir_fd=parent, follow_symlinks=False)
+                info = os.stat(name, dir_fd=holder, follow_symlinks=False)
+            if stat.S_ISCHR(info.st_mode) and not info.st_rdev:  # the layer takes away the name that it links to
+                self._copy_up(target, own, parent, below, what, shown)
+            else:
+                os.link(name, own, src_dir_fd=holder, dst_dir_fd=parent, follow_symlinks=False)
             os.utime(parent, ns=(times.st_atime_ns, times.st_mtime_ns))
         finally:
             os.close(parent)
@@ -244,18 +249,16 @@ class NewLayer:
         return current
 
     def _copy_up(self, path: bytes, name: bytes, holder: int, below: list[int], what: str, shown: str) -> None:
-        source = _find(path, below, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        source = _find(path, below, O_PATH | os.O_NOFOLLOW)
         if source < 0:
             raise ImageError(f"{what}: {shown}: a hard link to what isn't there")
         try:
-            if not stat.S_ISREG(os.fstat(source).st_mode):
-                raise ImageError(f"{what}: {shown}: a hard link to something in a lower layer that is no file")
-            target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=holder)
-            try:
-                trees.copy_contents(source, target)
-                trees.copy_attributes(source, target)
-            finally:
-                os.close(target)
+            info = os.fstat(source)
+            if stat.S_ISDIR(info.st_mode):
+                raise ImageError(f"{what}: {shown}: a hard link to a directory of a lower layer")
+            if stat.S_ISCHR(info.st_mode) and not info.st_rdev:
+                raise ImageError(f"{what}: {shown}: a hard link to what isn't there")
+            trees.copy_node(source, holder, name)
         finally:
             os.close(source)
 

@@ -214,7 +214,7 @@ def load_document(data: bytes, what: str, *media_types: str) -> Index | Manifest
             raise ImageError(f"{what}: manifests is not a list of at most {_MAX_MANIFESTS}")
         return Index(kind, [Descriptor.load(item, f"{what}: manifests/{number}") for number, item in enumerate(listed)],
                      annotations)
-    layers = value.get("layers")
+    layers = value.get("layers", [])
     if not isinstance(layers, list) or len(layers) > MAX_LAYERS:
         raise ImageError(f"{what}: layers is not a list of at most {MAX_LAYERS}")
     subject = Descriptor.load(value["subject"], f"{what}: subject") if "subject" in value else None
@@ -237,7 +237,8 @@ class ImageConfig:
     def load(cls, raw: bytes, what: str) -> ImageConfig:
         data = _load(raw, what, MAX_CONFIG)
         rootfs = data.get("rootfs")
-        if not isinstance(rootfs, dict) or rootfs.get("type") != "layers":
+        # Docker, podman and containerd look at the diff ids alone.
+        if not isinstance(rootfs, dict) or rootfs.get("type", "layers") != "layers":
             raise ImageError(f"{what}: rootfs is not one of layers")
         listed = rootfs.get("diff_ids", [])
         if not isinstance(listed, list) or len(listed) > MAX_LAYERS:

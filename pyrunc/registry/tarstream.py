@@ -31,7 +31,7 @@ _MAX_SIZE = 1 << 62
 _MAX_NAME = 4096
 _MAX_DIGITS = 20
 _SECOND = 1_000_000_000
-_SIGNED_TIME = 1 << 62
+_MAX_TIME = (1 << 62) * _SECOND  # seconds that the kernel's time_t holds; a file system keeps what it can of them
 
 
 @final
@@ -236,7 +236,7 @@ class TarReader:
                 raise self._bad(f"an impossible owner, {number}", entry)
         if not (0 <= entry.major < 1 << 12 and 0 <= entry.minor < 1 << 20):
             raise self._bad(f"an impossible device, {entry.major}:{entry.minor}", entry)
-        if not -_SIGNED_TIME < entry.mtime < _SIGNED_TIME:
+        if not -_MAX_TIME < entry.mtime < _MAX_TIME:
             raise self._bad("an impossible time", entry)
 
     # Numbers and records

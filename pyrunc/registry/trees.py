@@ -137,6 +137,40 @@ def copy_contents(source: int, target: int) -> None:
             return
 
 
+def copy_node(source: int, parent: int, name: bytes) -> None:
+    """What `source` (O_PATH) is, no directory, as `name` in `parent`, with its attributes; no device without rights."""
+    info = os.fstat(source)
+    itself = f"/proc/self/fd/{source}"
+    if stat.S_ISREG(info.st_mode):
+        original = os.open(itself, os.O_RDONLY | os.O_CLOEXEC)
+        copy = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
+        try:
+            copy_contents(original, copy)
+            copy_attributes(original, copy)
+        finally:
+            os.close(original)
+            os.close(copy)
+        return
+    if stat.S_ISLNK(info.st_mode):
+        os.symlink(os.readlink(b"", dir_fd=source), name, dir_fd=parent)
+    else:
+        try:
+            os.mknod(name, info.st_mode, info.st_rdev, dir_fd=parent)
+        except PermissionError:
+            return
+    os.chown(name, info.st_uid, info.st_gid, dir_fd=parent, follow_symlinks=False)
+    place = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        made = f"/proc/self/fd/{place}"
+        for key in os.listxattr(itself):
+            os.setxattr(made, key, os.getxattr(itself, key))
+        if not stat.S_ISLNK(info.st_mode):
+            os.chmod(made, stat.S_IMODE(info.st_mode))
+    finally:
+        os.close(place)
+    os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+
 def copy_tree(source: int, target: int) -> None:
     """All below the directory `source` into the directory `target`, which gets its attributes too.
 
@@ -144,10 +178,7 @@ def copy_tree(source: int, target: int) -> None:
     """
     for child in os.listdir(source):
         name = os.fsencode(child)
-        info = os.stat(name, dir_fd=source, follow_symlinks=False)
-        if stat.S_ISLNK(info.st_mode):
-            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-        elif stat.S_ISDIR(info.st_mode):
+        if stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
             os.mkdir(name, 0o700, dir_fd=target)
             inner, copy = os.open(name, _DIRECTORY, dir_fd=source), os.open(name, _DIRECTORY, dir_fd=target)
             try:
@@ -156,24 +187,9 @@ def copy_tree(source: int, target: int) -> None:
                 os.close(inner)
                 os.close(copy)
             continue
-        elif stat.S_ISREG(info.st_mode):
-            original = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
-            copy = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
-            try:
-                copy_contents(original, copy)
-                copy_attributes(original, copy)
-            finally:
-                os.close(original)
-                os.close(copy)
-            continue
-        else:
-            try:
-                os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
-            except PermissionError:
-                continue
-            place = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
-            os.chmod(f"/proc/self/fd/{place}", stat.S_IMODE(info.st_mode))
-            os.close(place)
-        os.chown(name, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
-        os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+        node = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
+        try:
+            copy_node(node, target, name)
+        finally:
+            os.close(node)
     copy_attributes(source, target)

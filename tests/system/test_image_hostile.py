@@ -15,6 +15,7 @@ from typing import Any
 import hostile
 import pytest
 import tarmaker
+import zstandard
 from hostile import Answer, HostileRegistry, Request, digest, layer
 from registries import Images
 from terminals import Tty
@@ -326,8 +327,6 @@ def bomb(size: int, compression: str) -> tuple[bytes, str]:
     verifier = hashlib.sha256(head)
     import zlib
 
-    import zstandard
-
     stream: Any = zlib.compressobj(9, zlib.DEFLATED, 31)
     if compression == "zstd":
         stream = zstandard.ZstdCompressor().compressobj()
@@ -370,6 +369,32 @@ def test_layers_that_are_none(images: Images, registry: HostileRegistry, data: b
     registry.image(NO_TAR, compress=lambda _: data)  # whose digest is right: one thing is wrong at a time
     refused(images, registry, why)
     assert images.leftovers() == []
+
+
+@pytest.mark.parametrize("called", ["", "+gzip", "+zstd"])
+@pytest.mark.parametrize("actual", ["", "gzip", "zstd"])
+def test_layers_whose_type_is_not_what_they_are(images: Images, registry: HostileRegistry, called: str, actual: str,
+                                                tmp_path: Path) -> None:
+    """Builders get it wrong, and docker, podman and containerd don't mind: the diff id says what a layer holds."""
+    compress = {"": bytes, "gzip": gzip.compress, "zstd": zstandard.ZstdCompressor().compress}[actual]
+    document = registry.image(layer(), compress=compress)
+    document["layers"][0]["mediaType"] = "application/vnd.oci.image.layer.v1.tar" + called
+    registry.put(document, "1")
+    images.ok("unpack", "--backend", "copy", f"{registry.host}/x/y:1", tmp_path / "bundle")
+    assert any((tmp_path / "bundle/rootfs").iterdir())
+
+
+def test_an_image_does_not_get_the_callers_environment(images: Images, registry: HostileRegistry,
+                                                       tmp_path: Path) -> None:
+    """A name alone takes the caller's value on the command line, not in an image; what means nothing is told."""
+    registry.image(layer(), config={"config": {"Env": ["SECRET", "=x", "A=1"], "StopSignal": "SIGNONE"}})
+    result = images("unpack", "-e", "MINE", f"{registry.host}/x/y:1", tmp_path / "bundle", SECRET="s3cret", MINE="yes")
+    assert result.code == 0, result
+    config = json.loads((tmp_path / "bundle/config.json").read_text())
+    assert [entry for entry in config["process"]["env"] if not entry.startswith("PATH=")] == ["A=1", "MINE=yes"]
+    assert "org.opencontainers.image.stopSignal" not in config["annotations"]
+    for said in ("'SECRET' of the image left out", "'=x' of the image left out", "SIGNONE"):
+        assert said in result.err
 
 
 def test_a_layer_with_another_content_than_the_configuration_says(images: Images, registry: HostileRegistry) -> None:
