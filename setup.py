@@ -121,7 +121,7 @@ class BuildLauncher(Command):
             program.chmod(0o755)
 
     def get_source_files(self) -> list[str]:
-        return ["launcher/pyrunc.c", "launcher/frozen.c", "launcher/shim.c", "launcher/pyrunc.sh"]
+        return ["launcher/pyrunc.c", "launcher/frozen.c", "launcher/shim.c", "launcher/start.c", "launcher/pyrunc.sh"]
 
     def get_outputs(self) -> list[str]:
         return [str(Path(self.build_dir or "build") / name) for name in PROGRAMS]

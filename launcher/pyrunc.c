@@ -13,7 +13,7 @@
 //   3. run_embedded   dlopen() libpython, start it with every path preset, call the entry function.
 //   4. run_python     where libpython or its library moved: exec an interpreter, just as isolated.
 //
-// What the shim does without an interpreter is in shim.c, the package's modules in one file in frozen.c.
+// What is done without an interpreter is in shim.c and start.c, the package's modules in one file in frozen.c.
 //
 // setup.py compiles it, and defines PYRUNC_LIBPYTHON, PYRUNC_LIBDIR, PYRUNC_STDLIB, PYRUNC_DYNLOAD,
 // PYRUNC_PYTHON and PYRUNC_PREFIX from the building interpreter's sysconfig, and PYRUNC_MAGIC, its
@@ -242,6 +242,7 @@ seal(int exe, char *self, char **argv)
 }
 
 #include "shim.c"
+#include "start.c"
 
 // --- The package -----------------------------------------------------------------------------
 
@@ -414,9 +415,11 @@ run_embedded(const char *self, const char *package, int argc, char **argv)
 	if (frozen)
 		locate_frozen_modules(package);
 	PyObject *module = py.PyImport_ImportModule(programs[which_program(self)].module);
-	// entry(launched) ends the process itself; being here again is a defect, told with a traceback.
-	if (module != NULL)
+	// entry() ends the process itself; being here again is a defect, told with a traceback.
+	if (module != NULL && released.fifo < 0)
 		py.PyObject_CallMethod(module, "entry", "i", 1);
+	else if (module != NULL)
+		py.PyObject_CallMethod(module, "entry", "i(iiy)", 1, released.fifo, released.pidfd, released.name);
 	py.PyErr_Print();
 	fflush(NULL);
 	_exit(1);
@@ -486,6 +489,8 @@ main(int argc, char **argv)
 		    "sysctl vm.memfd_noexec=0, or mount /run, /dev/shm or /tmp without noexec");
 	}
 	close(exe);
+	if (program == COMMAND && !private_copy)
+		start_without_python(argc, argv);
 
 	if (!find_package(self, package))
 		die("the pyrunc package is not beside %s (reinstall pyrunc)", self);

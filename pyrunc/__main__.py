@@ -7,6 +7,10 @@ import gc
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrunc.starting import Released
+
 ISOLATED = ("-I", "-S", "-P", "-B", "-X", "utf8")
 # An isolated interpreter still believes these about where its standard library is (getpath.py).
 MISLEADING = ("PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__")
@@ -21,10 +25,11 @@ def command_line(*words: str) -> list[str]:
     return [sys.executable, *ISOLATED, "-c", _SCRIPT, package, *words]
 
 
-def entry(launched: int = 0) -> None:
+def entry(launched: int = 0, released: Released | None = None) -> None:
     """Run the command line and leave the process.
 
-    `launched` says that the C launcher, which seals itself, started this interpreter.
+    `launched` says that the C launcher, which seals itself, started this interpreter; `released` is what it has
+    begun of a `start` (launcher/start.c).
     """
     status = 1
     gc.disable()  # collections cost a tenth of the start, and a command is over soon
@@ -33,7 +38,7 @@ def entry(launched: int = 0) -> None:
             _as_the_launcher_would()
         from pyrunc.cli import main
 
-        status = main(sys.argv[1:])
+        status = main(sys.argv[1:], released)
     except KeyboardInterrupt:
         status = 130
     except BaseException:  # a defect, or the flushing below would hide it

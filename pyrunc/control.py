@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .errors import ConfigError, ContainerError
 from .spec.load import dump, load_config
+from .state import START
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def _update_cgroup(container: Container, given: Resources) -> None:
     cgroup.apply(to_apply(merged, given), container.config,
                  lambda message: container.report("warning", message), update=True)
     container.data = {**(container.data or {}), RESOURCES: merged}
+    container.data.pop(START, None)  # with limits that `start` has to look at, maybe
 
 
 def _update_rdt(container: Container, schemas: IntelRdt) -> Callable[[], None]:

@@ -22,7 +22,7 @@ from .lifecycle import Container
 from .limits import has_small_memory
 from .linux import process as k
 from .rootfs import open_proc
-from .state import CONFIG, StateDir, process_start
+from .state import CONFIG, START, StateDir, process_start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class Creation:
         self.late_join = self._joins_late()
         now = time.time_ns()
         self.container = Container(directory, {
+            START: "",  # first: the launcher doesn't look further
             "ociVersion": OCI_VERSION,
             "id": directory.id,
             "bundle": bundle.path,
@@ -223,8 +224,8 @@ class Creation:
         self._make_cgroup()
         self._make_rdt()
         plan = self._spawn()
-        channel = self.channel
-        assert channel is not None and self.container.data is not None
+        channel, data, config = self.channel, self.container.data, self.bundle.config
+        assert channel is not None and data is not None
         try:
             namespaces.take_joined_ids(self.namespaces, self.pid, self.fds[0])
             self._move_net_devices(self.fds[0])
@@ -263,10 +264,10 @@ class Creation:
             if self.late_join:
                 channel.send("limited")
                 channel.expect("settled")
-            self.container.data["pid"] = self.pid
-            self.container.data["start_time"] = process_start(self.pid)
-            self.container.data["cgroup"] = self.cgroup.to_data()
-            directory.write_state(self.container.data, durable=True)
+            data.update(pid=self.pid, start_time=process_start(self.pid), cgroup=self.cgroup.to_data())
+            if self.process and not hooks_of(config, "poststart") and not has_small_memory(config):
+                data[START] = f"{self.pid} {data['start_time']} {self.cgroup.freezer()}"
+            directory.write_state(data, durable=True)
             handover.write_pid_file(self.options.pid_file, self.pid)
             handover.send_pidfd(self.pidfd_socket, self.pid, "standard")
             channel.send("commit")

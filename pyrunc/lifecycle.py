@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .creation import CreateOptions
     from .execution import ExecOptions
     from .spec.types import Config, IntelRdt, Process, Resources
+    from .starting import Released
 
     Report = Callable[[str, str], None]
 else:
@@ -170,18 +171,18 @@ class Container:
 
     # start
 
-    def start(self) -> None:
+    def start(self, *, released: Released | None = None) -> None:
         """Run the program (runtime.md, Start).  Returns when it has been executed.
 
         A startContainer or poststart hook that fails, or a program that can't be executed, is an
-        error; the container is then stopped and deleted, as the lifecycle says.
+        error; the container is then stopped and deleted, as the lifecycle says.  `released` is the command's alone.
         """
         from .starting import start
 
         self.directory.lock()
         try:
             self.refresh()
-            start(self)
+            start(self, released)
         finally:
             if self.directory.fd >= 0:
                 self.directory.unlock()

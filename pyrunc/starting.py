@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import signal as _signal
 
     from .lifecycle import Container
+
+    Released = tuple[int, int, bytes]  # the fifo, a pidfd of the init, the name it had
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
@@ -24,8 +26,24 @@ _TINY_MEMORY = 1 << 20  # bytes of memory.limit with which execve itself may not
 _EXECVE_MILLISECONDS = 50  # for it to be killed
 
 
-def start(container: Container) -> None:
-    """Have the init, which waits, execute the program; the caller has the lock.  Raises PyruncError."""
+def start(container: Container, released: Released | None = None) -> None:
+    """Have the init, which waits, execute the program; the caller has the lock.  Raises PyruncError.
+
+    `released`: the launcher has let it go already (launcher/start.c).
+    """
+    if released is None:
+        _check(container)
+    try:
+        _wait(container, *(released or _release(container)))
+        run_hooks("poststart", hooks_of(container.config, "poststart"), container.hook_state("running", container.pid),
+                  pointer="/hooks/poststart", cwd=(container.data or {}).get("bundle"), report=container.progress)
+    except PyruncError as error:
+        _abandon(container, error)
+        raise
+
+
+def _check(container: Container) -> None:
+    """That it can be started.  Raises ContainerError."""
     status = container.status()
     if status == "stopped" and (killed := _out_of_memory(container)):
         killed.message = f"cannot start a container that has stopped: {killed.message}"
@@ -38,19 +56,12 @@ def start(container: Container) -> None:
         }.get(status, f"cannot start a container in the {status} state"))
     if not container.config.get("process"):
         raise ContainerError("cannot start a container without a process", pointer="/process")
-    try:
-        _release(container)
-        run_hooks("poststart", hooks_of(container.config, "poststart"), container.hook_state("running", container.pid),
-                  pointer="/hooks/poststart", cwd=(container.data or {}).get("bundle"), report=container.progress)
-    except PyruncError as error:
-        _abandon(container, error)
-        raise
 
 
-def _release(container: Container) -> None:
-    """Open the fifo the init waits on, and wait for its execve or its error.
+def _release(container: Container) -> Released:
+    """Open the fifo the init waits on.
 
-    The fifo is taken away before the init goes on (init.py waits for that), so a container never
+    It is taken away before the init goes on (init.py waits for that), so a container never
     runs and is found `created`; if we die before, it doesn't run.
     """
     fifo = os.open(states.FIFO, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC,
@@ -60,9 +71,19 @@ def _release(container: Container) -> None:
     except ProcessLookupError:
         os.close(fifo)
         raise ContainerError("the container's init has died") from None
+    name = _name_of(container.pid)
     try:
-        name = _name_of(container.pid)
         os.unlink(states.FIFO, dir_fd=container.directory.fd)
+    except OSError:
+        os.close(fifo)
+        os.close(pidfd)
+        raise
+    return fifo, pidfd, name
+
+
+def _wait(container: Container, fifo: int, pidfd: int, name: bytes) -> None:
+    """Wait for the init's execve or its error."""
+    try:
         said = _read_until_closed(fifo, pidfd)
         if said is None or (not said and _died_in_execve(container, pidfd, name)):
             raise _died_before_start(container)

@@ -8,7 +8,8 @@
         oom             there when `events` watches: the last count of its kills for want of memory
         notify/         with $NOTIFY_SOCKET: the container's end of it, which it sees as /run/notify
 
-state.json carries a version; older ones are read.
+state.json carries a version; older ones are read.  Where all that `start` has to do is to let the init go, it begins
+with what the launcher has to know for that (START; launcher/start.c).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 STATE = "state.json"
+START = "start"  # in it: "PID START_TIME CGROUP", the directory that tells whether the init is frozen, or nothing
 CONFIG = "config.json"
 FIFO = "exec.fifo"
 OOM = "oom"

@@ -27,7 +27,7 @@ MODES = ("launcher", "wrapper", "launcher-without-libpython")
 STUB = '''
 import sys, os, fcntl
 
-def main(argv):
+def main(argv, released=None):
     exe = os.open("/proc/self/exe", os.O_RDONLY)
     try:
         seals = fcntl.fcntl(exe, fcntl.F_GET_SEALS)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from pyrunc.cli.options import Args
+    from pyrunc.starting import Released
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
 
@@ -67,10 +68,12 @@ GLOBAL_OPTIONS = (
 class Context:
     """The global options, for a command."""
 
-    __slots__ = ("cgroup_manager", "command", "container_id", "criu", "given_root", "log", "rootless")
+    __slots__ = ("cgroup_manager", "command", "container_id", "criu", "given_root", "log", "released",
+                 "rootless")
 
-    def __init__(self) -> None:
+    def __init__(self, released: Released | None = None) -> None:
         self.log = Log()
+        self.released = released
         self.given_root = ""
         self.rootless: bool | None = None
         self.cgroup_manager = ""
@@ -91,13 +94,13 @@ class Context:
         return " ".join(words) + ": " if words else ""
 
 
-def main(argv: list[str]) -> int:
-    """Run one command line; the exit code."""
+def main(argv: list[str], released: Released | None = None) -> int:
+    """Run one command line; the exit code.  `released`: what the launcher has begun of a `start` (launcher/start.c)."""
     _open_standard_streams()
     # A caller may have it ignored, which exec inherits: children would vanish with their exit status.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     log = Log()
-    context = Context()
+    context = Context(released)
     try:
         args, rest = parse(argv, GLOBAL_OPTIONS, None, "pyrunc")
         log = Log(args["log"], args["log-format"], args.flag("debug"))

@@ -26,5 +26,5 @@ def run(args: Args, context: Context) -> int:
 
         start(container, host)
     else:
-        container.start()
+        container.start(released=context.released)
     return 0
