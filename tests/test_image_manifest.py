@@ -10,8 +10,8 @@ import pytest
 
 from pyrunc.errors import ImageError
 from pyrunc.registry import media, platforms
+from pyrunc.registry.manifest import Descriptor, Index, Manifest, Platform, load_document
 from pyrunc.registry.manifest import ImageConfig as Config
-from pyrunc.registry.manifest import Index, Manifest, Platform, load_document
 
 DIGEST = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64
@@ -126,6 +126,10 @@ def test_a_broken_configuration(changes: dict[str, Any]) -> None:
         Config.load(config(**changes), "x")
 
 
+def nothing(item: Descriptor) -> bytes:
+    raise ImageError("not to be read")
+
+
 def index(*names: str) -> Index:
     manifests = []
     for number, name in enumerate(names):
@@ -150,7 +154,7 @@ def index(*names: str) -> Index:
 ])
 def test_the_platform_is_chosen(there: tuple[str, ...], wanted: str, chosen: int) -> None:
     """image-index.md, platform: the first that matches."""
-    assert platforms.choose(index(*there), platforms.parse(wanted), "x").digest == f"sha256:{chosen:064x}"
+    assert platforms.choose(index(*there), platforms.parse(wanted), "x", nothing).digest == f"sha256:{chosen:064x}"
 
 
 @pytest.mark.parametrize(("there", "wanted"), [
@@ -159,7 +163,31 @@ def test_the_platform_is_chosen(there: tuple[str, ...], wanted: str, chosen: int
 ])
 def test_no_platform_of_the_kind(there: tuple[str, ...], wanted: str) -> None:
     with pytest.raises(ImageError, match=f"no image for {platforms.parse(wanted)}"):
-        platforms.choose(index(*there), platforms.parse(wanted), "x")
+        platforms.choose(index(*there), platforms.parse(wanted), "x", nothing)
+
+
+def test_images_of_no_platform() -> None:
+    """An index may leave it out (image-index.md): one alone is it, several are looked into."""
+    wanted = Platform("linux", "arm64")
+    found = index("unknown/unknown", "linux/s390x", "linux/x86_64")
+    assert platforms.choose(found, Platform("linux", "amd64"), "x", nothing) is found.manifests[2]
+    first, second, third = found.manifests
+    second.platform = None
+    assert platforms.choose(found, wanted, "x", nothing) is second
+    third.platform = None
+    inside: dict[str, str] = {second.digest: json.dumps(manifest(config=descriptor(media.OCI_CONFIG, digest=OTHER))),
+                              third.digest: json.dumps(manifest())}
+
+    def read(item: Descriptor) -> bytes:
+        return inside[item.digest].encode()
+
+    for architectures, chosen in (("386", "arm64"), third), (("arm64", "386"), second):
+        for digest, architecture in zip((OTHER, DIGEST), architectures, strict=True):
+            inside[digest] = config(architecture=architecture).decode()
+        assert platforms.choose(found, wanted, "x", read) is chosen
+    with pytest.raises(ImageError, match="no image for linux/riscv64"):
+        platforms.choose(found, Platform("linux", "riscv64"), "x", read)
+    assert first.platform is not None
 
 
 def test_this_machine() -> None:

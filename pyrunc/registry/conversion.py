@@ -106,7 +106,10 @@ def convert(image: Image, root_fd: int, overrides: Overrides, ownership: Ownersh
     process["cwd"] = _workdir(overrides.workdir or inner.get("WorkingDir") or "/")
     process["env"] = _environment(inner.get("Env") or [], overrides, warn)
     uid, gid, additional = users.resolve(root_fd, overrides.user or inner.get("User") or "")
-    process["user"] = {"uid": uid, "gid": gid, **({"additionalGids": additional} if additional else {})}
+    process["user"] = {"uid": uid, "gid": gid}
+    if not ownership.squash:  # one id alone has no groups (user_namespaces(7))
+        process["user"]["additionalGids"] = [number for number in additional if not ownership.gids or any(
+            inside <= number < inside + size for inside, _, size in ownership.gids)]
     names = _capabilities(overrides)
     # Another user than root gains them by a setuid program only, as execve(2) would have it.
     process["capabilities"] = {"bounding": names, "effective": names if uid == 0 else [],

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pyrunc.errors import ImageError
 
 from . import media
-from .manifest import Platform
+from .manifest import ImageConfig, Manifest, Platform, load_document
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .manifest import Descriptor, Index
 
 # uname -m -> GOARCH and GOARM, the names the image-spec takes from Go.
@@ -42,21 +45,27 @@ def parse(text: str) -> Platform:
     return Platform(parts[0], architecture, parts[2] if len(parts) > 2 else variant)
 
 
-def choose(index: Index, wanted: Platform, what: str) -> Descriptor:
+def choose(index: Index, wanted: Platform, what: str,
+           read: Callable[[Descriptor], bytes]) -> Descriptor:
     """The manifest in `index` for `wanted`: the exact variant, then a lower one, then one without.
 
-    Raises ImageError, naming the platforms there are.
+    If none says that it is, one that says nothing (which an index may leave out): the configurations of those are
+    read, as containerd does.  Raises ImageError, naming the platforms there are.
     """
-    candidates = [item for item in index.manifests
-                  if item.platform and item.media_type in (*media.MANIFESTS, *media.INDEXES)
-                  and (item.platform.os, item.platform.architecture) == (wanted.os, wanted.architecture)]
-    ranked = [(rank, -number, item) for number, item in enumerate(candidates)
+    usable = [item for item in index.manifests if item.media_type in (*media.MANIFESTS, *media.INDEXES)]
+    ranked = [(rank, -number, item) for number, item in enumerate(usable)
               if item.platform and (rank := _rank(item.platform, wanted)) >= 0]
     if ranked:
         return max(ranked, key=lambda entry: entry[:2])[2]
-    bare = [item for item in index.manifests if item.platform is None and item.media_type in media.MANIFESTS]
-    if len(bare) == 1 and len(index.manifests) == 1:
+    bare = [item for item in usable if item.platform is None]
+    if len(bare) == 1:
         return bare[0]
+    for item in bare:
+        with suppress(ImageError):
+            document = load_document(read(item), item.digest, item.media_type)
+            if isinstance(document, Manifest) and \
+                    _rank(ImageConfig.load(read(document.config), document.config.digest).platform, wanted) >= 0:
+                return item
     there = sorted({str(item.platform) for item in index.manifests
                     if item.platform and item.platform.os not in ("", "unknown")})
     raise ImageError(f"{what}: no image for {wanted}",
@@ -65,8 +74,11 @@ def choose(index: Index, wanted: Platform, what: str) -> Descriptor:
 
 def _rank(found: Platform, wanted: Platform) -> int:
     """How good `found` is for `wanted`; -1: not at all."""
+    architecture, variant = _MACHINES.get(found.architecture, (found.architecture, ""))
+    if (found.os, architecture) != (wanted.os, wanted.architecture):
+        return -1
     default = _DEFAULT_VARIANTS.get(wanted.architecture, "")
-    asked, offered = _version(wanted.variant or default), _version(found.variant or default)
+    asked, offered = _version(wanted.variant or default), _version(found.variant or variant or default)
     if asked == offered:
         return 1000
     # A newer machine runs an older one's programs, not the other way round.

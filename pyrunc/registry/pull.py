@@ -93,9 +93,15 @@ class Pull:
             if isinstance(document, Manifest):
                 document.check_image(what)
                 return top, descriptor, document
-            chosen = platforms.choose(document, self.platform, what)
+            chosen = platforms.choose(document, self.platform, what, self._look)
             descriptor, data = self.remote.manifest(chosen.digest, chosen)
         raise ImageError(f"{what}: indexes within indexes")
+
+    def _look(self, item: Descriptor) -> bytes:
+        """A document that may turn out not to be wanted."""
+        if item.media_type in (*media.MANIFESTS, *media.INDEXES):
+            return self.remote.manifest(item.digest, item)[1]
+        return self.remote.small_blob(item, MAX_CONFIG)
 
     def _config(self, manifest: Manifest) -> ImageConfig:
         what = f"{self.reference}: configuration {manifest.config.digest}"

@@ -218,7 +218,8 @@ class Store:
         for _ in range(4):
             if isinstance(document, Manifest):
                 break
-            descriptor = platforms.choose(document, platform or platforms.host(), name or descriptor.digest)
+            descriptor = platforms.choose(document, platform or platforms.host(), name or descriptor.digest,
+                                          self.read)
             document = load_document(self.read(descriptor), descriptor.digest, descriptor.media_type)
         else:
             raise ImageError(f"{name}: indexes within indexes")

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who `USER` of an image is: `user`, `uid`, and either with `:group` or `:gid` (config.md, conversion.md).
 
+Without a group, those that the user is a member of come along, by name or by number; root's if the
+image names nobody.  The group itself is among them: a setgid program changes it, and whom a file's
+mode shuts out as the group must stay so (CVE-2022-36109).
+
 Names are looked up in the image's own /etc/passwd and /etc/group, read below its root and limited in
 size.  A number is that number, whatever passwd calls itself by it (CVE-2016-3697), and one that is no
 id is an error, not a name (CVE-2026-46680).
@@ -18,8 +22,7 @@ _LARGEST = 0xFFFFFFFE  # 4294967295 means "leave it" to chown(2) and setuid(2)
 
 def resolve(root_fd: int, text: str) -> tuple[int, int, list[int]]:
     """(uid, gid, additional gids) of the user below `root_fd`.  Raises ImageError."""
-    if not text:
-        return 0, 0, []
+    text = text or "0"
     user, colon, group = text.partition(":")
     if not user or (colon and not group):
         raise ImageError(f"the user {text[:100]!a}: not USER[:GROUP]")
@@ -28,8 +31,8 @@ def resolve(root_fd: int, text: str) -> tuple[int, int, list[int]]:
     for name, entry_uid, entry_gid in _passwd(root_fd):
         if (entry_uid == uid) if uid is not None else name == user:
             gid = entry_gid
-            if uid is None and not group:
-                additional = [number for _, number, members in _groups(root_fd) if user in members and number != gid]
+            if not group:
+                additional = [number for _, number, members in _groups(root_fd) if name in members]
             uid = entry_uid
             break
     if uid is None:
@@ -41,7 +44,7 @@ def resolve(root_fd: int, text: str) -> tuple[int, int, list[int]]:
         if number is None:
             raise ImageError(f"the group {group[:100]!a} is not in the image's /etc/group", hint="give a number, or -u")
         gid = number
-    return uid, gid, sorted(set(additional))
+    return uid, gid, sorted({gid, *additional})
 
 
 def _number(text: str, whole: str) -> int | None:

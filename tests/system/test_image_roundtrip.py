@@ -98,7 +98,7 @@ def test_the_configuration_is_the_images(images: Images, name: str, tmp_path: Pa
     process = config["process"]
     assert process["args"] == ["sh", "-c", "echo hello from $NAME"] and process["cwd"] == "/data"
     assert process["env"] == ["NAME=busybox", "PATH=/bin"]
-    assert process["user"] == {"uid": 0, "gid": 0}
+    assert process["user"] == {"uid": 0, "gid": 0, "additionalGids": [0]}
     annotations = config["annotations"]
     assert annotations["org.example.note"] == "a label"
     assert annotations["org.opencontainers.image.stopSignal"] == "SIGQUIT"
@@ -114,7 +114,7 @@ def test_the_configuration_is_the_images(images: Images, name: str, tmp_path: Pa
     process = config["process"]
     assert process["args"] == ["id"] and process["cwd"] == "/srv/new" and process["terminal"] is True
     assert process["env"] == ["NAME=other", "PATH=/bin", "MORE=1", "TERM=xterm"]
-    assert process["user"] == {"uid": 1000, "gid": 1001, "additionalGids": [10, 44]}
+    assert process["user"] == {"uid": 1000, "gid": 1001, "additionalGids": [10, 44, 1001]}
     assert config["linux"]["resources"]["memory"] == {"limit": 64 << 20}
     assert config["hostname"] == "h" and config["root"]["readonly"] is True
     assert process["capabilities"] == {"bounding": ["CAP_CHOWN"], "effective": [], "permitted": []}
@@ -122,13 +122,13 @@ def test_the_configuration_is_the_images(images: Images, name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("user", "expected"), [
-    ("alice", (1000, 1001, [10, 44])), ("alice:video", (1000, 44, [])), ("alice:7", (1000, 7, [])),
-    ("1000", (1000, 1001, [])), ("1000:10", (1000, 10, [])), ("4294967294", (4294967294, 0, [])),
-    ("5", (5, 0, [])), ("5:wheel", (5, 10, [])),
-    ("0", (0, 0, [])),
+    ("alice", (1000, 1001, [10, 44, 1001])), ("alice:video", (1000, 44, [44])), ("alice:7", (1000, 7, [7])),
+    ("1000", (1000, 1001, [10, 44, 1001])), ("1000:10", (1000, 10, [10])), ("4294967294", (4294967294, 0, [0])),
+    ("5", (5, 0, [0])), ("5:wheel", (5, 10, [10])),
+    ("0", (0, 0, [0])),
 ])
 def test_users(images: Images, name: str, tmp_path: Path, user: str, expected: tuple[int, int, list[int]]) -> None:
-    """A name with its groups, a number as itself (CVE-2016-3697: the passwd line of a user called 1000)."""
+    """With their groups, and the first among them (CVE-2022-36109); a number is itself (CVE-2016-3697)."""
     images.ok("unpack", "-u", user, name, tmp_path / "bundle")
     found = json.loads((tmp_path / "bundle/config.json").read_text())["process"]["user"]
     assert (found["uid"], found["gid"], found.get("additionalGids", [])) == expected
@@ -142,6 +142,16 @@ def test_users_that_are_none(images: Images, name: str, tmp_path: Path, user: st
     result = images("unpack", f"--user={user}", name, tmp_path / "bundle")
     assert result.code == 1 and len(result.errors) >= 1
     assert not (tmp_path / "bundle").exists()
+
+
+def test_groups_that_have_no_id(images: Images, name: str, tmp_path: Path) -> None:
+    """Those of the user that the user namespace has no id for are left out, or nothing would start."""
+    images.ok("unpack", "-u", "alice", "--uid-map", "0:100000:1002", "--gid-map", "0:100000:20", "--gid-map",
+              "1001:101001:1", name, tmp_path / "bundle")
+    user = json.loads((tmp_path / "bundle/config.json").read_text())["process"]["user"]
+    assert user == {"uid": 1000, "gid": 1001, "additionalGids": [10, 1001]}
+    assert "uid=1000(alice) gid=1001(alice) groups=10(wheel),44(video),1001(alice)" in images.ok(
+        "run", "--rm", "-u", "1000", name, "id")
 
 
 def test_labels_that_a_runtime_would_obey(images: Images, name: str, tmp_path: Path) -> None:
