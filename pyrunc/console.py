@@ -7,6 +7,7 @@ connected AF_UNIX stream socket (SCM_RIGHTS).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from _socket import AF_UNIX, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
@@ -14,12 +15,14 @@ from _struct import pack
 
 from .errors import PyruncError, kernel_error
 from .linux import mount as k
-from .linux.fs import DEVPTS_SUPER_MAGIC, fstatfs_type
+from .linux.fs import DEVPTS_SUPER_MAGIC, O_PATH, fstatfs_type
 from .paths import make_file, open_in_root, proc_reopen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .rootfs import RootFs
+
+_LONGEST_ADDRESS = 107  # bytes of a path that AF_UNIX takes (unix(7))
 
 TIOCSCTTY = 0x540E
 TIOCSWINSZ = 0x5414
@@ -30,12 +33,21 @@ TIOCGPTPEER = 0x5441
 def connect(path: str, what: str = "console socket") -> int:
     """Connect to the socket that waits for the terminal, or for `what`.  Raises KernelError."""
     connection = socket(AF_UNIX, SOCK_STREAM)
+    directory = -1
     try:
-        connection.connect(path)
+        address = path
+        if len(os.fsencode(path)) > _LONGEST_ADDRESS:
+            head, slash, name = path.rpartition("/")
+            directory = os.open(head + slash or ".", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            address = f"/proc/self/fd/{directory}/{name}"
+        connection.connect(address)
     except OSError as error:
         connection.close()
-        raise kernel_error(f"{what} {path}", error, syscall="connect",
-                           hint="the caller has to listen on it first") from None
+        hint = "the caller has to listen on it first" if error.errno in (errno.ENOENT, errno.ECONNREFUSED) else ""
+        raise kernel_error(f"{what} {path}", error, syscall="connect", hint=hint) from None
+    finally:
+        if directory >= 0:
+            os.close(directory)
     return connection.detach()
 
 

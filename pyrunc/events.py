@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .lifecycle import Container
     from .state import StateDir
 
+_LONGEST = 3600.0  # seconds that poll(2), which takes an int of milliseconds, is told to wait
 _LINGER = 0.05  # seconds between looks at who is left once the init is gone
 
 
@@ -61,7 +62,7 @@ def _follow(container: Container, interval: float, watch: OomV1 | OomV2 | None) 
     try:
         due = time.monotonic() + interval
         while True:
-            patience = max(due - time.monotonic(), 0.0)
+            patience = min(max(due - time.monotonic(), 0.0), _LONGEST)
             ready = dict(poller.poll((patience if init is not None else min(patience, _LINGER)) * 1000))
             if watch is not None and watch.happened():
                 yield {"type": "oom", "id": container.id}

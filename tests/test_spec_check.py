@@ -208,6 +208,8 @@ RULES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (process(execCPUAffinity={"initial": "3-1"}),
      process(execCPUAffinity={"initial": "1-3", "final": "0-3,7"}),
      '/process/execCPUAffinity/initial: "3-1" is not a list of CPUs'),
+    (process(execCPUAffinity={"initial": "0-4000000000"}), process(execCPUAffinity={"initial": "0-8191"}),
+     "/process/execCPUAffinity/initial: 4000000000 is above 8191, the highest number of CPUs"),
     (process(execCPUAffinity={"final": "a"}), process(execCPUAffinity={"final": ""}),
      "/process/execCPUAffinity/final: "),
     (process(terminal=True, consoleSize={"width": 65536, "height": 1}),

@@ -109,7 +109,8 @@ def prlimit(pid: int, resource: int, limits: tuple[int, int] | None = None) -> t
 def sched_setattr(pid: int, policy: int, flags: int, nice: int, priority: int,
                   runtime: int = 0, deadline: int = 0, period: int = 0) -> None:
     """sched_setattr(2), Linux 3.14; times in nanoseconds."""
-    attr = pack("=IIQiIQQQ", 48, policy, flags, nice, priority, runtime, deadline, period)
+    # Its last two numbers, what SCHED_FLAG_UTIL_CLAMP_* clamp to, came with Linux 5.3; zeros an older one passes over.
+    attr = pack("=IIQiIQQQII", 56, policy, flags, nice, priority, runtime, deadline, period, 0, 0)
     call("sched_setattr", pid, attr, 0)
 
 

@@ -21,6 +21,9 @@ _NO_ID = 0xFFFFFFFF
 #: sethostname(2), setdomainname(2): __NEW_UTS_LEN.
 UTS_NAME_MAX = 64
 
+#: The highest number of a processor: CONFIG_NR_CPUS at its largest, less one.
+CPU_MAX = 8191
+
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
 
@@ -104,7 +107,7 @@ def check_process(process: Process, pointer: str = "/process") -> None:
     if "scheduler" in process:
         _check_scheduler(pointer + "/scheduler", process["scheduler"])
     for member, cpus in process.get("execCPUAffinity", {}).items():
-        check_list(f"{pointer}/execCPUAffinity/{member}", str(cpus), "CPUs")
+        check_list(f"{pointer}/execCPUAffinity/{member}", str(cpus), "CPUs", highest=CPU_MAX)
     if process.get("terminal") and "consoleSize" in process:
         for side, cells in process["consoleSize"].items():
             if isinstance(cells, int) and cells > 0xFFFF:  # struct winsize
@@ -117,8 +120,8 @@ def check_id(pointer: str, number: object) -> None:
         raise ConfigError(pointer, f"{number} is no user or group but the kernel's word for none")
 
 
-def check_list(pointer: str, text: str, of: str, strides: bool = False) -> None:
-    """A list of numbers as cpuset(7) writes it: 0-3,7.  Empty is fine.
+def check_list(pointer: str, text: str, of: str, strides: bool = False, highest: int = 10**10) -> None:
+    """A list of numbers, up to `highest`, as cpuset(7) writes it: 0-3,7.  Empty is fine.
 
     With `strides` also 0-7:2/4, of which each four numbers the first two (the kernel's lib/bitmap-str.c).
     """
@@ -130,6 +133,8 @@ def check_list(pointer: str, text: str, of: str, strides: bool = False) -> None:
                 or (colon and not (strides and dash and _is_number(used) and _is_number(group)
                                    and 0 < int(used) <= int(group)))):
             raise ConfigError(pointer, f'"{text}" is not a list of {of} such as 0-3,7')
+        if int(high or low) > highest:
+            raise ConfigError(pointer, f"{high or low} is above {highest}, the highest number of {of}")
 
 
 def _is_number(text: str) -> bool:

@@ -138,10 +138,10 @@ def test_out_of_memory_and_gone_at_once(runtime: Runtime, bundle: Bundle, host: 
 
 
 def test_a_killed_container_is_not_out_of_memory(runtime: Runtime, bundle: Bundle, host: Host) -> None:
-    """The control."""
+    """The control; with an interval that is more milliseconds than poll(2) takes."""
     container = runtime.create(limit(bundle).args("sleep 100"))
     assert runtime("start", container).code == 0
-    watcher = follow(runtime, "--interval", "1h", container)
+    watcher = follow(runtime, "--interval", "1000h", container)
     wait_until_it_watches(watcher)
     assert watcher.poll() is None
     assert runtime("delete", "--force", container).code == 0

@@ -336,3 +336,11 @@ def test_exec_warns_of_what_create_has_not_told(runtime: Runtime, bundle: Bundle
 def test_no_new_privileges(runtime: Runtime, bundle: Bundle, host: Host, wanted: bool) -> None:
     bundle.process["noNewPrivileges"] = wanted
     assert status(runtime, bundle)["NoNewPrivs"] == str(int(wanted))
+
+
+def test_clamped_utilisation(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """SCHED_FLAG_UTIL_CLAMP_*: the kernel takes it, or has no such thing (EOPNOTSUPP), but knows what is asked."""
+    bundle.process["scheduler"] = {"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_UTIL_CLAMP_MIN"]}
+    result = runtime.run(bundle, "echo ran")
+    refused = "/process/scheduler: scheduler SCHED_OTHER: sched_setattr: operation not supported ("
+    assert result.out == "ran\n" or (result.code == 1 and refused in result.err), result

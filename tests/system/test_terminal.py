@@ -193,6 +193,20 @@ def test_console_socket_gets_the_terminal(runtime: Runtime, bundle: Bundle, host
     runtime.wait(container)
 
 
+def test_console_socket_at_a_long_path(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
+    """Longer than an address of AF_UNIX can be (unix(7)); what isn't there is told with its errno."""
+    place = tmp_path / ("long" * 30)
+    place.mkdir()
+    (tmp_path / "short").symlink_to(place)
+    bundle.process["terminal"] = True
+    refused = runtime("create", "--bundle", bundle.save(), "--console-socket", place / "socket", runtime.new_id())
+    assert refused.code == 1 and "connect: no such file or directory (ENOENT) (the caller" in refused.err
+    listener = Listener(tmp_path / "short" / "socket")
+    runtime.create(bundle, "--console-socket", str(place / "socket"))
+    assert len(listener.receive()[1]) == 1
+    listener.socket.close()
+
+
 def test_run_detached_with_a_console_socket(runtime: Runtime, bundle: Bundle, host: Host, listener: Listener) -> None:
     bundle.process["terminal"] = True
     bundle.args("echo hello; sleep 100").save()
