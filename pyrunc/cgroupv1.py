@@ -123,6 +123,8 @@ def fill_cpuset(path: str) -> None:
             path = os.path.dirname(path)
     except FileNotFoundError:
         pass  # above the hierarchy's root
+    except OSError as error:
+        raise kernel_error(f"read the cpus and memory nodes of {path}", error) from None
     for path, empty in reversed(chain):
         parent = os.path.dirname(path)
         try:

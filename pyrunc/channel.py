@@ -101,6 +101,18 @@ class Channel:
             raise PyruncError(f"expected the message {kind}, got {message.get('kind')}")
         return message
 
+    def last_words(self) -> PyruncError | None:
+        """The error that the other end sent before it went, if any: who is sending meanwhile hears of the end first."""
+        while True:
+            try:
+                self.receive()
+            except Unheard:
+                continue  # told once; what was sent comes after it
+            except EOFError:
+                return None
+            except PyruncError as error:
+                return error
+
     def receive_descriptor(self) -> int:
         """A descriptor, which comes in a packet of its own.  Raises EOFError when the other end is gone."""
         connection = socket(fileno=self.fd)

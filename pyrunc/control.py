@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .errors import ConfigError, ContainerError
 from .spec.load import dump, load_config
-from .state import START
+from .state import START, STATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def update(container: Container, resources: Resources, rdt: IntelRdt | None = No
         try:
             if given or not rdt:
                 _update_cgroup(container, given)
-            container.directory.write_state(container.data or {}, durable=True)
+            else:
+                container.directory.write_state(container.data or {}, durable=True)
         except BaseException:
             if take_back is not None:
                 take_back()
@@ -103,10 +104,17 @@ def update(container: Container, resources: Resources, rdt: IntelRdt | None = No
 def _update_cgroup(container: Container, given: Resources) -> None:
     cgroup = _cgroup(container, "has no limits to update")
     merged = merge(current(container), given)
-    cgroup.apply(to_apply(merged, given), container.config,
-                 lambda message: container.report("warning", message), update=True)
     container.data = {**(container.data or {}), RESOURCES: merged}
     container.data.pop(START, None)  # with limits that `start` has to look at, maybe
+    # What there may be no room for comes first: once the limits hold, they hold.
+    container.directory.prepare_state(container.data)
+    try:
+        cgroup.apply(to_apply(merged, given), container.config,
+                     lambda message: container.report("warning", message), update=True)
+    except BaseException:
+        container.directory.discard(STATE)
+        raise
+    container.directory.commit(STATE)
 
 
 def _update_rdt(container: Container, schemas: IntelRdt) -> Callable[[], None]:

@@ -16,7 +16,7 @@ from . import devices, handover, init, mounts, namespaces, process
 from ._version import OCI_VERSION
 from .channel import Channel, pair
 from .doors import Doors
-from .errors import ContainerError, HookError, KernelError, PyruncError, UsageError, kernel_error
+from .errors import ContainerError, HookError, KernelError, PyruncError, UsageError, kernel_error, unexplained
 from .hooks import hooks_of, run_hooks
 from .lifecycle import Container
 from .limits import has_small_memory
@@ -90,7 +90,7 @@ class Creation:
 
     __slots__ = ("agent", "born_in", "bundle", "cgroup", "channel", "console_fd", "container", "fds",
                  "filter", "hooks_ran", "init_joins", "keep_fds", "late_join", "mounts", "namespaces", "net_devices",
-                 "options", "pid", "pidfd_socket", "placeholder", "process", "rdt", "report")
+                 "options", "pid", "pidfd_socket", "placeholder", "process", "rdt", "report", "wrote_pid_file")
 
     def __init__(self, directory: StateDir, bundle: Bundle, options: CreateOptions, keep_fds: list[int],
                  report: Report) -> None:
@@ -100,7 +100,7 @@ class Creation:
         self.keep_fds = keep_fds
         self.report = report
         self.pid = 0
-        self.hooks_ran = False
+        self.hooks_ran = self.wrote_pid_file = False
         self.born_in: list[str] = []  # directories of the cgroup that the init needn't join
         self.init_joins = False
         self.fds: list[int] = []
@@ -199,6 +199,10 @@ class Creation:
         gc.disable()  # neither a __del__ nor a collection's copied pages in the child
         try:
             self._run()
+        except OSError as error:
+            failure = unexplained(error)
+            self._undo(failure)
+            raise failure from None
         except BaseException as error:
             self._undo(error)
             raise
@@ -269,6 +273,7 @@ class Creation:
                 data[START] = f"{self.pid} {data['start_time']} {self.cgroup.freezer()}"
             directory.write_state(data, durable=True)
             handover.write_pid_file(self.options.pid_file, self.pid)
+            self.wrote_pid_file = bool(self.options.pid_file)
             handover.send_pidfd(self.pidfd_socket, self.pid, "standard")
             channel.send("commit")
         except (EOFError, BrokenPipeError):
@@ -455,7 +460,9 @@ class Creation:
                       report=lambda message: self.report("debug", message))
 
     def _death(self) -> PyruncError:
-        """Why the init is gone, as far as its exit status tells."""
+        """Why the init is gone, as far as it has said so or its exit status tells."""
+        if self.channel is not None and (said := self.channel.last_words()):
+            return said
         try:
             status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         except ChildProcessError:
@@ -476,6 +483,8 @@ class Creation:
             self.channel.close()
         if self.placeholder is not None:
             self.placeholder.leave()
+        if self.wrote_pid_file:
+            handover.remove(self.options.pid_file)
         try:
             if self.net_devices is not None:
                 self.net_devices.put_back()

@@ -28,7 +28,7 @@ import time
 from . import capabilities, console, entering, handover, joining, namespaces, process
 from .channel import Unheard, pair
 from .doors import Doors, killed_at_birth
-from .errors import ContainerError, ContainerNotFound, PyruncError, UsageError, kernel_error
+from .errors import ContainerError, ContainerNotFound, PyruncError, UsageError, kernel_error, unexplained
 from .limits import has_small_memory
 from .linux import process as k
 from .linux.syscall import clone3
@@ -145,6 +145,9 @@ class Execution:
         gc.disable()  # neither a __del__ nor a collection's copied pages in the child
         try:
             self._run()
+        except OSError as error:
+            self._kill()
+            raise unexplained(error) from None
         except BaseException:
             self._kill()
             raise
@@ -372,7 +375,10 @@ class Execution:
 
     def _death(self) -> PyruncError:
         """Why the process is gone before it was executed."""
+        said = self.channel.last_words() if self.channel is not None else None
         status = self._wait()
+        if said is not None:
+            return self._gone() or said
         # Who dies with its pid namespace may be dead before the init is.
         cgroup = self.container.cgroup
         starved = cgroup is not None and cgroup.oom_kills() > 0
@@ -403,10 +409,7 @@ class Execution:
         except OSError:
             pass  # it was quicker
         if self.wrote_pid_file:
-            try:
-                os.unlink(self.options.pid_file)
-            except OSError:
-                pass  # somebody else's by now
+            handover.remove(self.options.pid_file)
 
 
 def complete(config: Config, wanted: Process) -> Process:

@@ -59,7 +59,16 @@ def write_pid_file(path: str, pid: int) -> None:
             os.close(fd)
         os.rename(temporary, path)
     except OSError as error:
+        remove(temporary)
         raise kernel_error(f"write the pid file {path}", error) from None
+
+
+def remove(path: str) -> None:
+    """Take a file away, as far as that can be done."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # somebody else's by now, or nobody's
 
 
 def connect_pidfd_socket(path: str) -> int:

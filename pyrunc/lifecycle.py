@@ -64,7 +64,11 @@ class Container:
     def load(cls, container_id: str, root: str = "", report: Report = silent) -> Container:
         """The container `container_id` below the state root `root`.  Raises ContainerNotFound."""
         directory = StateDir.find(root or states.default_root(), container_id)
-        return cls(directory, directory.read_state(), report)
+        data = directory.read_state()
+        if data is None and directory.is_no_container():
+            directory.close()
+            raise ContainerNotFound(container_id)
+        return cls(directory, data, report)
 
     @classmethod
     def create(cls, bundle: str, container_id: str, root: str = "", options: CreateOptions | None = None,
@@ -136,7 +140,7 @@ class Container:
         return "created" if self.directory.has_fifo() else "running"
 
     def _being_created(self) -> bool:
-        if self.data is None:  # between mkdir and the first state.json its maker holds the lock
+        if self.data is None:  # before the first state.json its maker holds the lock
             return self.directory.locked()
         creator = self.data["creator"]
         return bool(process_start(creator["pid"]) == creator["start_time"])
@@ -184,8 +188,7 @@ class Container:
             self.refresh()
             start(self, released)
         finally:
-            if self.directory.fd >= 0:
-                self.directory.unlock()
+            self.directory.unlock()
 
     def progress(self, message: str) -> None:
         """Tell what is being done."""
@@ -227,6 +230,8 @@ class Container:
             pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:
             raise ContainerError("container not running") from None
+        except OSError as error:
+            raise kernel_error("get hold of the container's init", error, syscall="pidfd_open") from None
         try:
             # The pid may have been used again; what the descriptor names can't change any more.
             if not self.alive():
@@ -313,8 +318,7 @@ class Container:
                 self.kill_init()
             self.destroy()
         finally:
-            if self.directory.fd >= 0:
-                self.directory.unlock()
+            self.directory.unlock()
 
     def destroy(self, poststop: bool = True) -> None:
         """Remove processes, cgroup, mounts, the directory; then the poststop hooks."""

@@ -7,6 +7,7 @@ time_namespaces(7).
 
 from __future__ import annotations
 
+import errno
 import os
 
 from .channel import pair
@@ -194,6 +195,10 @@ def spawn(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int], None], 
     try:
         pid = clone3(create, cgroup_fd=doors.fd)
     except OSError as error:
+        if doors.fd >= 0 and error.errno not in (errno.EBUSY, errno.EOPNOTSUPP):  # these two: Cgroup.not_born
+            # A filter that lets only clone(2) be, a cgroup whose limit of processes is reached: it can be moved in.
+            doors.shut()
+            return spawn(namespaces, proc, map_ids, child, doors)
         raise kernel_error("make the namespaces", error, pointer="/linux/namespaces", hint=_clone_hint(error)) from None
     if pid == 0:
         child()

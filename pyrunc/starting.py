@@ -7,7 +7,7 @@ import os
 import select
 
 from . import state as states
-from .errors import ContainerError, PyruncError, from_data
+from .errors import ContainerError, PyruncError, from_data, kernel_error
 from .hooks import hooks_of, run_hooks
 from .spec.load import parse
 
@@ -33,10 +33,15 @@ def start(container: Container, released: Released | None = None) -> None:
     """
     if released is None:
         _check(container)
+        released = _release(container)
     try:
-        _wait(container, *(released or _release(container)))
+        _wait(container, *released)
         run_hooks("poststart", hooks_of(container.config, "poststart"), container.hook_state("running", container.pid),
                   pointer="/hooks/poststart", cwd=(container.data or {}).get("bundle"), report=container.progress)
+    except OSError as error:
+        failure = kernel_error("start the container", error)
+        _abandon(container, failure)
+        raise failure from None
     except PyruncError as error:
         _abandon(container, error)
         raise
@@ -64,21 +69,23 @@ def _release(container: Container) -> Released:
     It is taken away before the init goes on (init.py waits for that), so a container never
     runs and is found `created`; if we die before, it doesn't run.
     """
-    fifo = os.open(states.FIFO, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC,
-                   dir_fd=container.directory.fd)
+    fds: list[int] = []
     try:
-        pidfd = os.pidfd_open(container.pid)
-    except ProcessLookupError:
-        os.close(fifo)
-        raise ContainerError("the container's init has died") from None
-    name = _name_of(container.pid)
-    try:
+        fds.append(os.pidfd_open(container.pid))
+        name = _name_of(container.pid)
+        # Last of what may fail for want of descriptors: opened and closed again it ends the init.
+        fds.append(os.open(states.FIFO, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC,
+                           dir_fd=container.directory.fd))
         os.unlink(states.FIFO, dir_fd=container.directory.fd)
-    except OSError:
-        os.close(fifo)
-        os.close(pidfd)
-        raise
-    return fifo, pidfd, name
+    except OSError as error:
+        for fd in fds:
+            os.close(fd)
+        if isinstance(error, ProcessLookupError):
+            died = ContainerError("the container's init has died")
+            _abandon(container, died)
+            raise died from None
+        raise kernel_error("open what the container's init waits for", error) from None
+    return fds[1], fds[0], name
 
 
 def _wait(container: Container, fifo: int, pidfd: int, name: bytes) -> None:

@@ -20,7 +20,15 @@ import os
 import stat
 import time
 
-from .errors import ContainerError, ContainerExists, ContainerNotFound, PyruncError, UsageError, kernel_error
+from .errors import (
+    ContainerError,
+    ContainerExists,
+    ContainerNotFound,
+    KernelError,
+    PyruncError,
+    UsageError,
+    kernel_error,
+)
 from .linux.process import in_user_namespace
 from .spec.load import dump, parse
 
@@ -83,17 +91,22 @@ def check_id(container_id: str) -> str:
 
 
 def process_start(pid: int) -> int:
-    """The start time of `pid` in clock ticks since boot, 0 if it is dead or a zombie (proc_pid_stat(5), 22)."""
+    """The start time of `pid` in clock ticks since boot, 0 if it is dead or a zombie (proc_pid_stat(5), 22).
+
+    Raises KernelError where that can't be told (a full table of open files): who is taken for dead is deleted.
+    """
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, ProcessLookupError):  # the second: gone while we looked
         return 0
-    try:
-        text = os.read(fd, 4096)
-    except OSError:  # ESRCH: gone while we looked
+    except PermissionError:  # proc(5), hidepid: by now the number is somebody else's
         return 0
-    finally:
-        os.close(fd)
+    except OSError as error:
+        raise kernel_error(f"ask whether process {pid} is alive", error) from None
     # The name, in parentheses, may hold anything: count from its end.
     fields = text[text.rindex(b")") + 2:].split()
     return 0 if fields[0] in (b"Z", b"X", b"x") else int(fields[19])
@@ -116,12 +129,13 @@ def exit_signal(pid: int) -> int:
 class StateDir:
     """The open directory of one container."""
 
-    __slots__ = ("fd", "id", "path")
+    __slots__ = ("fd", "has_lock", "id", "path")
 
     def __init__(self, root: str, container_id: str, fd: int) -> None:
         self.id = container_id
         self.path = f"{root}/{container_id}"
         self.fd = fd
+        self.has_lock = False
 
     @classmethod
     def claim(cls, root: str, container_id: str) -> StateDir:
@@ -145,7 +159,14 @@ class StateDir:
             raise ContainerExists(container_id) from None
         except OSError as error:
             raise kernel_error(f"make the state directory {root}/{container_id}", error, syscall="mkdir") from None
-        return cls._open(root, container_id).lock()
+        try:
+            return cls._open(root, container_id).lock()
+        except KernelError:
+            try:
+                os.rmdir(f"{root}/{container_id}")
+            except OSError:
+                pass  # the error to tell is the first one
+            raise
 
     @classmethod
     def find(cls, root: str, container_id: str) -> StateDir:
@@ -182,21 +203,29 @@ class StateDir:
         while True:
             try:
                 fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.has_lock = True
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise ContainerError(f"another command works on container {self.id}",
                                          hint=f"waited {timeout:g} s for its lock") from None
                 time.sleep(_LOCK_POLL)
+            except OSError as error:
+                raise kernel_error(f"lock {self.path}", error, syscall="flock") from None
         if self.removed():
             raise ContainerNotFound(self.id)
         return self
 
     def unlock(self) -> None:
-        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        """Let others have the lock.  With a directory that was closed it has gone already."""
+        if self.fd >= 0:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+        self.has_lock = False
 
     def locked(self) -> bool:
         """Whether another command holds the lock at this moment."""
+        if self.has_lock:  # to try would give it away
+            return False
         try:
             fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -204,18 +233,29 @@ class StateDir:
         fcntl.flock(self.fd, fcntl.LOCK_UN)
         return False
 
+    def is_no_container(self) -> bool:
+        """Whether, without a state.json, it is one that is being claimed or removed at this moment, or has been."""
+        return not self.has(CONFIG) and (self.locked() or self.removed())
+
     def removed(self) -> bool:
         """Whether the directory is no longer the one at its path."""
         try:
             return os.stat(self.path, follow_symlinks=False).st_ino != os.fstat(self.fd).st_ino
         except FileNotFoundError:
             return True
+        except OSError as error:
+            raise kernel_error(f"look for {self.path}", error, syscall="stat") from None
 
     def read(self, name: str) -> bytes:
-        """A file's contents.  Raises FileNotFoundError."""
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
-        with open(fd, "rb") as file:
-            return file.read()
+        """A file's contents.  Raises FileNotFoundError, KernelError."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+            with open(fd, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise kernel_error(f"read {self.path}/{name}", error) from None
 
     def read_state(self) -> dict[str, Any] | None:
         """state.json, None if there is none (a create that died early).  Raises PyruncError."""
@@ -231,33 +271,59 @@ class StateDir:
 
     def write_state(self, state: dict[str, Any], *, durable: bool = False) -> None:
         """Replace state.json atomically; with `durable` it is on disk when this returns."""
-        self.write(STATE, dump({**state, "version": VERSION}).encode("utf-8", "surrogatepass"), durable=durable)
+        self.write(STATE, _encoded(state), durable=durable)
+
+    def prepare_state(self, state: dict[str, Any]) -> None:
+        """What can fail of a durable write_state for want of room; `commit` or `discard` of STATE follows."""
+        self._prepare(STATE, _encoded(state), durable=True)
 
     def write(self, name: str, data: bytes, *, durable: bool = False) -> None:
         """Replace the file `name` atomically.  Raises KernelError."""
-        temporary = f".{name}.new"
+        self._prepare(name, data, durable=durable)
+        self.commit(name, durable=durable)
+
+    def _prepare(self, name: str, data: bytes, *, durable: bool) -> None:
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
+            fd = os.open(_aside(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
                          dir_fd=self.fd)
             with open(fd, "wb") as file:
                 file.write(data)
                 file.flush()
                 if durable:
                     os.fsync(fd)
-            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError as error:
+            self.discard(name)
+            raise kernel_error(f"write {self.path}/{name}", error) from None
+
+    def commit(self, name: str, *, durable: bool = True) -> None:
+        """Have what was prepared be the file `name`.  Raises KernelError."""
+        try:
+            os.rename(_aside(name), name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             if durable:
                 os.fsync(self.fd)
         except OSError as error:
             raise kernel_error(f"write {self.path}/{name}", error) from None
 
+    def discard(self, name: str) -> None:
+        """Take away what was prepared."""
+        try:
+            os.unlink(_aside(name), dir_fd=self.fd)
+        except OSError:
+            pass  # there is nothing, or it is written over the next time
+
     def tell(self, name: str, text: Callable[[], str]) -> None:
-        """Write to the file `name`, in place, if there is one: somebody has it open and waits for it."""
+        """Write to the file `name`, in place, if there is one: somebody has it open and waits for it.
+
+        As far as that can be done: who waits isn't worth to fail for.
+        """
         try:
             fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
-        except FileNotFoundError:
+        except OSError:
             return
         try:
             os.write(fd, text().encode())
+        except OSError:
+            pass
         finally:
             os.close(fd)
 
@@ -290,14 +356,15 @@ class StateDir:
             os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise kernel_error(f"look for {self.path}/{name}", error, syscall="fstatat") from None
         return True
 
     def remove(self) -> None:
         """Remove the directory and what is in it; the lock ends with it.  Raises KernelError."""
         try:
-            with os.scandir(self.fd) as entries:
-                names = [entry.name for entry in entries]
-            for name in names:
+            names = os.listdir(self.fd)
+            for name in sorted(names, key=STATE.__eq__):  # that one last: see `is_no_container`
                 try:
                     os.unlink(name, dir_fd=self.fd)
                 except FileNotFoundError:
@@ -320,6 +387,15 @@ class StateDir:
         finally:
             os.close(fd)
         os.rmdir(name, dir_fd=self.fd)
+
+
+def _encoded(state: dict[str, Any]) -> bytes:
+    return dump({**state, "version": VERSION}).encode("utf-8", "surrogatepass")
+
+
+def _aside(name: str) -> str:
+    """Where a file is written before it takes the place of the old one."""
+    return f".{name}.new"
 
 
 def list_ids(root: str) -> list[str]:

@@ -11,7 +11,7 @@ from errno import ENOENT
 
 from pyrunc._version import OCI_VERSION, __version__
 from pyrunc.cli.options import BOOLEANS, HELP, Option, parse, usage
-from pyrunc.errors import PyruncError, UsageError
+from pyrunc.errors import PyruncError, UsageError, unexplained
 from pyrunc.log import Log
 
 TYPE_CHECKING = False
@@ -110,8 +110,7 @@ def main(argv: list[str], released: Released | None = None) -> int:
         _fail(log, context.prefix() + str(error))
         return error.exit_code
     except OSError as error:  # a defect all the same: somebody should have said what failed
-        name = getattr(error, "syscall", "")
-        _fail(log, context.prefix() + (f"{name}: {error}" if name else _without_directory(error) or str(error)))
+        _fail(log, context.prefix() + (_without_directory(error) or str(unexplained(error))))
         return 1
     except RecursionError:
         _fail(log, "too deeply nested")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from pyrunc.cli.options import Argument, Option
-from pyrunc.errors import PyruncError, UsageError, kernel_error
+from pyrunc.errors import PyruncError, UsageError, unexplained
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(args: Args, context: Context) -> int:
         error.exit_code = _FAILED
         raise
     except OSError as error:  # a defect: somebody should have said what failed
-        failure = kernel_error("exec", error)
+        failure = unexplained(error)
         failure.exit_code = _FAILED
         raise failure from None
 

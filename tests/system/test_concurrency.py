@@ -147,6 +147,36 @@ def test_state_during_create(runtime: Runtime, bundle: Bundle, host: Host, tmp_p
     assert runtime.state(container)["status"] == "created"
 
 
+def test_a_container_that_is_being_removed_is_none(runtime: Runtime, bundle: Bundle, host: Host,
+                                                    tmp_path: Path) -> None:
+    """Its files are gone and its directory not quite: it was `creating`, which clients that poll take for an error."""
+    container = runtime.create(bundle)
+    directory = runtime.root / container
+    trace = tmp_path / "trace"
+    delete = subprocess.Popen(["strace", "-o", trace, "-P", directory, "-e", "trace=rmdir", "-e",
+                               "inject=rmdir:delay_enter=2s", *runtime.command("delete", "--force", container)])
+    wait_for(lambda: not directory.exists() or not os.listdir(directory), "the directory to be empty")
+    assert directory.exists(), "it was not slowed down"
+    state = runtime("state", container)
+    assert (state.code, state.err) == (1, f"pyrunc: state {container}: container does not exist\n")
+    assert runtime("list", "-q").out == ""
+    assert delete.wait(20) == 0
+
+
+def test_what_half_a_create_has_left_is_deleted_under_its_lock(tmp_path: Path) -> None:
+    """To look whether somebody else has the lock gave one's own away."""
+    root = str(tmp_path / "root")
+    mine = StateDir.claim(root, "half")
+    theirs = StateDir.find(root, "half")
+    assert not mine.locked() and theirs.locked()
+    with pytest.raises(ContainerError, match="another command"):
+        theirs.lock(timeout=0.0)
+    mine.unlock()
+    assert not theirs.locked()
+    mine.remove()
+    theirs.close()
+
+
 def test_what_waits_for_a_lock_says_so(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
     """A start or a delete waits for the create that holds the lock, not for ever; then it says why."""
     go = tmp_path / "go"
