@@ -27,7 +27,7 @@ def run(args: Args, context: Context) -> int:
     found = [(item[0], item[1].digest) if isinstance(item, tuple) else (item.name, item.descriptor.digest)
              for item in loaded]
     if not found:
-        raise ImageError(f"{what}: no image in it has a name", hint="skopeo can copy one without")
+        raise ImageError(f"{what}: no image in it")
     if imaging.wants_json(args):
         imaging.print_json([{"name": name, "digest": digest} for name, digest in found])
     else:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
 
 from pyrunc.errors import ImageError
 from pyrunc.spec.load import parse as parse_json
 
-from . import media
+from . import media, uses
 from .compression import Head, inflate, inflate_layer, limit_for, sniff
-from .digest import Verifier, digest_of, is_digest
+from .digest import Verifier, is_digest
 from .manifest import Descriptor, ImageConfig, Index, Manifest, canonical, check_layers, load_document
 from .reference import parse
 from .store import REF_NAME, Image
@@ -113,9 +114,20 @@ class Loader:
         self._documents: dict[str, bytes] = {}  # small members, by name
         self._blobs: dict[str, Descriptor] = {}  # member -> what it has become in the store
         self._links: dict[str, str] = {}
+        self._added: list[str] = []  # blobs that weren't in the store
 
     def run(self, source: Source) -> list[Image | tuple[str, Descriptor]]:
-        """All images of the archive that have a name: images, and (name, descriptor) of whole indexes."""
+        """All images of the archive, and (name, descriptor) of whole indexes.
+
+        One without a name gets its id's.  What else was in the archive, or all of one that is none, is not kept.
+        """
+        try:
+            return self._run(source)
+        finally:
+            with suppress(ImageError, OSError):  # somebody else is using the store: left to `prune`
+                uses.remove_unreachable(self.store, self._added)
+
+    def _run(self, source: Source) -> list[Image | tuple[str, Descriptor]]:
         with self.store.adding():
             self.store.sweep()
             head = Head(source)
@@ -168,6 +180,7 @@ class Loader:
                 os.unlink(path)
             else:
                 self.store.adopt(path, fd, digest)
+                self._added.append(digest)
             self._blobs[name] = Descriptor("application/octet-stream", digest, size)
         finally:
             os.close(fd)
@@ -179,13 +192,15 @@ class Loader:
         if not isinstance(index, Index):
             raise ImageError(f"{self.what}: index.json is not an index")
         found: list[Image | tuple[str, Descriptor]] = []
-        for entry in index.manifests:
-            name = entry.annotations.get(_CONTAINERD_NAME) or entry.annotations.get(REF_NAME)
-            if not name:
+        names = [entry.annotations.get(_CONTAINERD_NAME) or entry.annotations.get(REF_NAME) or ""
+                 for entry in index.manifests]
+        for entry, name in zip(index.manifests, names, strict=True):
+            if not name and (any(names) or entry.media_type not in (*media.MANIFESTS, *media.INDEXES)):
                 continue
-            name = str(parse(name))
             plain = entry.replace(annotations={})
-            document = load_document(self.store.read(plain), f"{self.what}: {name}", plain.media_type)
+            document = load_document(self.store.read(plain), f"{self.what}: {name or plain.digest}", plain.media_type)
+            name = str(parse(name or _id_name(document.config.digest if isinstance(document, Manifest)
+                                              else plain.digest)))
             if isinstance(document, Manifest):
                 image = self.store.load(name, plain)
                 self._check(image)
@@ -215,7 +230,7 @@ class Loader:
             descriptor = self.store.add(canonical(manifest.dump()), media.OCI_MANIFEST)
             image = Image(str(parse(names[0])) if names else "", descriptor, manifest, config)
             self._check(image)
-            for name in names or [digest_of(self.store.read(config_blob)).replace(":", "-")]:
+            for name in names or [_id_name(config_blob.digest)]:
                 reference = str(parse(name))
                 self.store.name(reference, descriptor.replace(platform=config.platform))
                 found.append(Image(reference, descriptor, manifest, config))
@@ -248,6 +263,11 @@ class Loader:
                 for piece in inflate_layer(file, media.LAYERS[layer.media_type], what, limit_for(layer.size)):
                     verifier.update(piece)
             verifier.check(diff_id, -1, f"{what}, inflated")
+
+
+def _id_name(digest: str) -> str:
+    """What an image is called that has no name."""
+    return digest.replace(":", "-")
 
 
 def _plain(name: bytes) -> str:

@@ -152,6 +152,18 @@ def collect(store: Store, *, partial: bool = False) -> Removed:
     return removed
 
 
+def remove_unreachable(store: Store, blobs: list[str]) -> None:
+    """Remove those of the blobs that no name and no use leads to.  Raises ImageError when the store is in use."""
+    if not blobs:
+        return
+    with store.removing(0):
+        kept, _ = store.reachable([*store.entries(), *(use.descriptor for use in listed(store))])
+        for digest in blobs:
+            if digest not in kept:
+                with suppress(FileNotFoundError):
+                    os.unlink(store.blob_path(digest))
+
+
 def _size(path: str) -> int:
     """Bytes of the files below."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

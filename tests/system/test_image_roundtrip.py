@@ -387,6 +387,19 @@ def test_archives_that_lie(images: Images, name: str, tmp_path: Path) -> None:
     result = other("load", BUSYBOX)
     assert result.code == 1 and "not a tar archive" in result.err
     assert json.loads(other.ok("ls", "--format", "json")) == [] and other.leftovers() == []
+    assert other.blobs() == set()
+
+
+def test_an_archive_of_an_image_without_a_name(images: Images, layout: Path, tmp_path: Path) -> None:
+    """As `skopeo copy` and `podman save ID` write them: it is called by its id, as from a docker-archive."""
+    for form in ("oci-archive", "docker-archive"):
+        run("skopeo", "copy", f"oci:{layout}:bb", f"{form}:{tmp_path}/{form}.tar")
+        other = Images(tmp_path / form)
+        printed = other.ok("load", "-i", tmp_path / f"{form}.tar").split()[1]
+        found = json.loads(other.ok("inspect", printed))
+        assert printed == f"docker.io/library/{found['id'].replace(':', '-')}:latest"
+        assert other.ok("run", "--rm", printed) == "hello from busybox\n"
+        assert other.unreachable() == set()
 
 
 def test_push_sends_nothing_twice(registry: Registry, images: Images, name: str) -> None:
