@@ -262,6 +262,7 @@ def _spawn_staged(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int],
 def _stage(namespaces: NamespacePlan, proc: int, channel: Channel, child: Callable[[], NoReturn]) -> NoReturn:
     """In the process between: join, make the user and time namespaces, fork the init, leave."""
     try:
+        offsets = _open_time_offsets(namespaces, proc)
         if namespaces.joins:
             enter(namespaces.joins, keep_groups=namespaces.keep_groups)
         create = namespaces.create & ~k.CLONE_NEWCGROUP
@@ -273,7 +274,7 @@ def _stage(namespaces: NamespacePlan, proc: int, channel: Channel, child: Callab
             create &= ~k.CLONE_NEWUSER
         if create & k.CLONE_NEWTIME:
             k.unshare(k.CLONE_NEWTIME)
-            _write_time_offsets(namespaces.config, proc)
+            _write_time_offsets(namespaces.config, offsets)
             create &= ~k.CLONE_NEWTIME
         # A sibling, not a child: the init belongs to the runtime's parent when all this is over.
         pid = fork_sibling(create)
@@ -356,8 +357,22 @@ def become_root(*, keep_groups: bool) -> None:
     os.setresuid(0, 0, 0)
 
 
-def _write_time_offsets(config: Config, proc: int) -> None:
-    """/proc/PID/timens_offsets, before a process is in the namespace (time_namespaces(7))."""
+def _open_time_offsets(namespaces: NamespacePlan, proc: int) -> int:
+    """/proc/self/timens_offsets (time_namespaces(7)), -1 if it isn't needed.
+
+    While it is ours: as root of a user namespace we aren't dumpable, so it is the host's root's.  Who opened it
+    is who is asked for CAP_SYS_TIME.
+    """
+    if not namespaces.create & k.CLONE_NEWTIME or not (namespaces.config.get("linux") or {}).get("timeOffsets"):
+        return -1
+    try:
+        return os.open("self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    except OSError as error:
+        raise kernel_error("open the clocks' offsets", error, pointer="/linux/timeOffsets") from None
+
+
+def _write_time_offsets(config: Config, fd: int) -> None:
+    """Set them, before a process is in the namespace."""
     offsets = (config.get("linux") or {}).get("timeOffsets") or {}
     lines = []
     for clock, offset in offsets.items():
@@ -366,7 +381,7 @@ def _write_time_offsets(config: Config, proc: int) -> None:
     if not lines:
         return
     try:
-        _write(proc, "self/timens_offsets", "".join(lines))
+        os.write(fd, "".join(lines).encode())
     except OSError as error:
         hint = "a clock can't be set below zero" if error.errno == 34 else ""
         raise kernel_error("set the clocks' offsets", error, pointer="/linux/timeOffsets", hint=hint) from None

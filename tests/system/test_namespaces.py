@@ -214,6 +214,22 @@ def test_time_offsets(runtime: Runtime, bundle: Bundle, host: Host) -> None:
         assert abs(int(seen) - 10 * day - now) < 60
 
 
+@pytest.mark.parametrize("joined", [False, True], ids=["new", "joined"])
+def test_time_offsets_in_a_user_namespace(runtime: Runtime, make_bundle: Callable[[str], Bundle], host: Host,
+                                          joined: bool) -> None:
+    """As its root we are nobody that the host lets write to the file; who made the namespace may."""
+    first, second = (mapped(owned_by(make_bundle(name), 100000), [{"containerID": 0, "hostID": 100000, "size": 65536}])
+                     for name in ("first", "second"))
+    if joined:
+        theirs = pid_of(runtime, runtime.create(first))
+        second.linux["namespaces"] = [entry for entry in second.linux["namespaces"] if entry["type"] != "user"]
+        second.namespace("user", f"/proc/{theirs}/ns/user").namespace("cgroup")
+    second.namespace("time").linux["timeOffsets"] = {"monotonic": {"secs": 77}}
+    result = runtime.run(second, "cat /proc/self/timens_offsets")
+    assert result.lines[0].split() == ["monotonic", "77", "0"], result
+    runtime.clean_up()
+
+
 def test_time_offsets_below_zero_are_named(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     bundle.namespace("time")
     bundle.linux["timeOffsets"] = {"boottime": {"secs": -(10**9)}}
