@@ -337,7 +337,10 @@ class Cgroup:
                 self.thaw()
 
     def _kill_all(self, deadline: float) -> None:
-        killed = self.paths.get("") in self._ours() and cgroupv2.kill(self.paths[""])
+        try:
+            killed = self.paths.get("") in self._ours() and cgroupv2.kill(self.paths[""])
+        except OSError as error:
+            raise kernel_error("kill the processes of the cgroup", error) from None
         if killed and self.mode == "unified":
             return
         # v1: a frozen process dies only when it is thawed.  And one may have left the v2 hierarchy's
@@ -450,7 +453,10 @@ def _remove(path: str, deadline: float) -> None:
         if _remove_below(path):
             continue
         if time.monotonic() >= deadline:
-            pids = cgroupfs.pids_at(path)
+            try:
+                pids = cgroupfs.pids_at(path)
+            except OSError:
+                pids = []
             raise cannot_remove(path, pids)
         time.sleep(pause)
         pause = min(pause * 2, 0.1)

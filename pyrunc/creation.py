@@ -209,16 +209,20 @@ class Creation:
         finally:
             if was_enabled:
                 gc.enable()
-            for fd in self.fds:
-                os.close(fd)
-            self.fds.clear()
-            self.namespaces.close()
-            if self.channel is not None:
-                self.channel.close()
-            if self.agent is not None:
-                self.agent.close()
+            self._close()
         self.container.directory.unlock()
         return self.container
+
+    def _close(self) -> None:
+        """All descriptors but the directory's."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
+        self.namespaces.close()
+        if self.channel is not None:
+            self.channel.close()
+        if self.agent is not None:
+            self.agent.close()
 
     def _run(self) -> None:
         directory = self.container.directory
@@ -498,6 +502,7 @@ class Creation:
                 os.waitpid(self.pid, 0)
         except OSError:
             pass  # it was quicker
+        self._close()  # there may be too few for what follows
         try:
             poststop = self.hooks_ran or isinstance(cause, HookError)
             self.container.destroy(poststop=poststop)

@@ -438,7 +438,7 @@ def _read_map(proc: int, name: str) -> list[IDMapping]:
 def id_map(proc: int, name: str) -> list[list[int]]:
     """The rows of a uid_map or gid_map: the first id inside, the first outside, how many."""
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=proc)
-    with open(fd, encoding="ascii") as lines:
+    with open(fd, encoding="utf-8") as lines:
         return [[int(number) for number in line.split()] for line in lines]
 
 

@@ -168,3 +168,23 @@ def test_the_error_of_a_call_that_nobody_expected_to_fail(runtime: Runtime, bund
     result = refused(runtime, "socketpair", "ENOMEM", "create", "--bundle", bundle.path, container, where=tmp_path)
     assert (result.code, result.errors) == (
         1, [f"pyrunc: create {container}: socketpair: cannot allocate memory (ENOMEM)"])
+
+
+def test_a_failed_create_cleans_up_with_few_descriptors(runtime: Runtime, bundle: Bundle, host: Host,
+                                                        tmp_path: Path) -> None:
+    """What it still had open was missing for that; and the error of the cleaning hid the one that mattered."""
+    bundle.save()
+    seen = set()
+    for count in range(7, 12):
+        container = runtime.new_id()
+        with open(tmp_path / "err", "w+") as err:
+            code = subprocess.run(["sh", "-c", f'ulimit -n {count}; exec "$@"', "sh",
+                                   *runtime.command("create", "--bundle", bundle.path, container)],
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err).returncode
+            err.seek(0)
+            said = err.read()
+        assert code == 1, said
+        if f"create {container}: " in said:  # else it is Python that could not even start
+            seen.add(count)
+            assert said.count("\n") == 1 and not (runtime.root / container).exists(), (count, said)
+    assert len(seen) > 3
