@@ -88,7 +88,8 @@ IMAGE_NOTES = {
     "run": "It is pulled if it isn't in the store, and gets a bundle in the store, a network of its own with the "
            "loopback device alone, and docker's capabilities. The container is one as any: pyrunc exec, kill and "
            "delete take its name, and the bundle goes with it. Without -i its stdin is empty. What a detached one "
-           "writes is in the bundle's log.",
+           "writes is in the bundle's log. It exits as the command did, or with 127 if there is no such command, 126 "
+           "if it can't be executed, 125 after another error.",
     "diff": "A is added, C changed, D deleted; a directory is changed when its time is.",
     "commit": "A running container is paused meanwhile. With SOURCE_DATE_EPOCH in the environment the same changes "
               "make the same image.",

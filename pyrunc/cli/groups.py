@@ -35,6 +35,7 @@ def choose(group: str, about: str, commands: dict[str, str], words: list[str],
         raise UsageError(f'unknown command "{group} {name}"',
                          hint=f"did you mean {group} {found[0]}?" if found else f"pyrunc {group} --help")
     module = __import__(f"pyrunc.cli.{group}_{name}", fromlist=("run",))
+    context.command = ""  # what is wrong with its words says whose they are
     given, _ = parse(rest[1:], module.OPTIONS, module.ARGUMENTS, f"{group} {name}")
     context.command = f"{group} {name}"
     if given.flag("help"):

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
+
 from pyrunc.cli import imaging, running
 from pyrunc.cli.options import Argument, Option
-from pyrunc.errors import UsageError
+from pyrunc.errors import PyruncError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +29,22 @@ OPTIONS = (
 )
 ARGUMENTS = (Argument("name-of-image"), Argument("command", rest=True, required=False))
 
+#: What docker and podman exit with when it isn't the command that failed, which scripts tell apart.
+_FAILED, _NO_PROGRAM, _NOT_FOUND = 125, 126, 127
+
 
 def run(args: Args, context: Context) -> int:
+    try:
+        return _run(args, context)
+    except PyruncError as error:
+        error.exit_code = _FAILED
+        if error.pointer == "/process/args/0":
+            found = error.errno not in (0, errno.ENOENT, errno.ENOTDIR)
+            error.exit_code = _NO_PROGRAM if found else _NOT_FOUND
+        raise
+
+
+def _run(args: Args, context: Context) -> int:
     import os
 
     from pyrunc.registry import overlay, progress

@@ -55,7 +55,8 @@ def security(texts: list[str]) -> Security:
 
     found = Security()
     for text in texts:
-        name, _, value = text.partition("=")
+        # Docker's documentation has a colon in places.
+        name, _, value = text.partition("=" if "=" in text else ":")
         if name == "seccomp" and value:
             found.seccomp = _profile(value)
         elif name == "apparmor" and value:
@@ -91,13 +92,15 @@ def _profile(path: str) -> Seccomp:
 
 
 def size(text: str) -> int:
-    """`512m` in bytes."""
+    """`512m` or `1.5g` in bytes; 0 is no limit."""
     number, unit = text.rstrip("bB"), ""
     if number and number[-1].lower() in _UNITS:
         number, unit = number[:-1], number[-1].lower()
-    if not (number.isascii() and number.isdigit() and len(number) < 16 and int(number)):
+    whole, dot, fraction = number.partition(".")
+    if not (number.isascii() and whole.isdigit() and len(number) < 16 and (fraction.isdigit() or not dot)):
         raise UsageError(f'--memory takes a size, not "{text}"', hint="bytes, or a number with k, m or g")
-    return int(number) * _UNITS[unit]
+    divisor: int = 10 ** len(fraction)
+    return int(whole + fraction) * _UNITS[unit] // divisor
 
 
 def volume(text: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from pyrunc.__main__ import command_line
 from pyrunc.creation import CreateOptions
-from pyrunc.errors import ContainerExists, ContainerNotFound, ImageError, PyruncError
+from pyrunc.errors import ContainerExists, ContainerNotFound, ImageError, PyruncError, from_data
 from pyrunc.foreground import run as run_in_foreground
 from pyrunc.lifecycle import Container
 from pyrunc.spec.load import dump_pretty
@@ -123,7 +123,9 @@ class Running:
             if f"/etc/{name}" not in taken:
                 config["mounts"].append({"destination": f"/etc/{name}", "type": "bind", "source": name,
                                          "options": ["rbind", "rprivate"]})
-        config["process"]["env"].append(f"HOSTNAME={hostname}")
+        env = config["process"]["env"]
+        if not any(entry.startswith("HOSTNAME=") for entry in env):
+            env.append(f"HOSTNAME={hostname}")
         words = command_line("image", "umount", "--rm", self.bundle)
         config["hooks"] = {"poststop": [{"path": words[0], "env": [], "timeout": 60, "args": words}]}
         if self.host_network:
@@ -190,9 +192,9 @@ class Running:
             while not poller.poll(_POLL):
                 if self._started():
                     return
-            said = os.read(reader, 65536).decode(errors="replace")
+            said = os.read(reader, 65536)
             if said:
-                raise ImageError(said)
+                raise from_data(json.loads(said))
         finally:
             os.close(reader)
 
@@ -219,9 +221,9 @@ class Running:
             os.set_inheritable(held, False)
             status = self.foreground()
         except PyruncError as error:
-            os.write(writer, str(error).encode())
+            os.write(writer, json.dumps(error.to_data()).encode())
         except BaseException as error:
-            os.write(writer, f"{type(error).__name__}: {error}".encode())
+            os.write(writer, json.dumps(ImageError(f"{type(error).__name__}: {error}").to_data()).encode())
         finally:
             os._exit(status)
 

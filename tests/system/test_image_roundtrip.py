@@ -175,6 +175,12 @@ def test_run(images: Images, name: str, tmp_path: Path) -> None:
     assert images("run", "--rm", name, "sh", "-c", "exit 7").code == 7
     assert images.ok("run", "--rm", name, "cat", stdin="ignored") == ""
     assert images.ok("run", "--rm", "-i", name, "cat", stdin="read") == "read"
+    assert images.ok("run", "--rm", "--hostname", "h", name, "sh", "-c", "env | grep ^HOST") == "HOSTNAME=h\n"
+    assert images.ok("run", "--rm", "-e", "HOSTNAME=mine", name, "sh", "-c", "env | grep ^HOST") == "HOSTNAME=mine\n"
+    for size, limit in (("1.5g", 3 << 29), ("64MB", 64 << 20), ("0", None)):
+        images.ok("unpack", "-m", size, name, tmp_path / size)
+        resources = json.loads((tmp_path / size / "config.json").read_text())["linux"].get("resources", {})
+        assert resources.get("memory", {}).get("limit") == limit
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared/file").write_text("the host's\n")
     out = images.ok("run", "--rm", "-e", "A=1", "-w", "/tmp", "-u", "alice", "-v", f"{tmp_path}/shared:/mnt:ro",
@@ -193,19 +199,23 @@ def test_an_image_without_a_command(images: Images, tmp_path: Path) -> None:
     images.ok("unpack", "bare:1", tmp_path / "bundle")
     assert json.loads((tmp_path / "bundle/config.json").read_text())["process"]["args"] == ["sh"]
     result = images("run", "--rm", "bare:1")
-    assert result.code == 1 and "the image names no command (give one after the image's name)" in result.err
+    assert result.code == 125 and "the image names no command (give one after the image's name)" in result.err
     assert images.ok("run", "--rm", "bare:1", "/busybox", "echo", "yes") == "yes\n"
     assert os.listdir(images.store / "containers") == []
 
 
 def test_run_fails_and_leaves_nothing(images: Images, name: str) -> None:
     result = images("run", name, "no-such-program")
-    assert result.code == 1 and "no-such-program" in result.err
+    assert result.code == 127 and "no-such-program" in result.err
+    for program, code in (("/no/such", 127), ("/etc/passwd", 126), ("/etc", 126), ("/etc/passwd/x", 127)):
+        assert images("run", name, program).code == code, program
+    result = images("run", "--unlikely", name)
+    assert result.err == "pyrunc: image run: unknown option --unlikely\n"
     assert os.listdir(images.store / "containers") == [] and pyrunc(images, "list", "-q").stdout == ""
     result = images("run", "-v", "/nowhere:/x", name, "true")
-    assert result.code == 1 and "there is no /nowhere" in result.err
+    assert result.code == 125 and "there is no /nowhere" in result.err
     result = images("run", "--pull", "never", "not/there:1", "true")
-    assert result.code == 1 and "no image not/there:1 in the store" in result.err
+    assert result.code == 125 and "no image not/there:1 in the store" in result.err
 
 
 def test_confined_by_default(images: Images, name: str, tmp_path: Path) -> None:
@@ -216,7 +226,8 @@ def test_confined_by_default(images: Images, name: str, tmp_path: Path) -> None:
 
     assert status() == {"NoNewPrivs": "0", "Seccomp": "2"}
     assert status("--security-opt", "seccomp=unconfined") == {"NoNewPrivs": "0", "Seccomp": "0"}
-    assert status("--security-opt", "no-new-privileges")["NoNewPrivs"] == "1"
+    for text in ("no-new-privileges", "no-new-privileges:true"):  # as docker's documentation writes it
+        assert status("--security-opt", text)["NoNewPrivs"] == "1"
     for options, code in (([], 1), (["--security-opt", "seccomp=unconfined"], 0)):
         result = images("run", "--rm", *options, name, "busybox", "unshare", "-U", "true")
         assert result.code == code and ("Operation not permitted" in result.err) == bool(code), result
@@ -230,7 +241,7 @@ def test_confined_by_default(images: Images, name: str, tmp_path: Path) -> None:
     for text, why in ((f"seccomp={tmp_path}/docker.json", "docker's conditions"), ("seccomp=/nowhere", "No such file"),
                       ("label=disable", "not known"), ("apparmor=none-such", "none-such")):
         result = images("run", "--rm", "--security-opt", text, name, "true")
-        assert result.code == 1 and why in result.err and len(result.errors) == 1, result
+        assert result.code == 125 and why in result.err and len(result.errors) == 1, result
     assert os.listdir(images.store / "containers") == []
 
 
@@ -240,7 +251,7 @@ def test_run_detached(images: Images, name: str) -> None:
     assert pyrunc(images, "list", "-q").stdout == f"{identity}\n"
     wait_for(lambda: (images.store / "containers" / identity / "log").read_text() == "started\n", "its output")
     assert pyrunc(images, "exec", identity, "echo", "inside").stdout == "inside\n"
-    assert images("run", "--name", identity, name, "true").code == 1
+    assert images("run", "--name", identity, name, "true").code == 125
     assert images("rm", name).code == 1
     assert pyrunc(images, "delete", "--force", identity).returncode == 0
     wait_for(lambda: os.listdir(images.store / "containers") == [], "its bundle to go")
@@ -249,7 +260,7 @@ def test_run_detached(images: Images, name: str) -> None:
     wait_for(lambda: os.listdir(images.store / "containers") == [], "its bundle to go")
     wait_for(lambda: pyrunc(images, "list", "-q").stdout == "", "it to be deleted")
     result = images("run", "-d", "--name", "bad", name, "no-such-program")
-    assert result.code == 1 and "no-such-program" in result.err and os.listdir(images.store / "containers") == []
+    assert result.code == 127 and "no-such-program" in result.err and os.listdir(images.store / "containers") == []
 
 
 def test_a_crash_leaves_what_prune_removes(images: Images, name: str) -> None:

@@ -51,4 +51,4 @@ def test_published_and_gone(netlab: Lab, layout: Path, tmp_path: Path, request: 
     for wrong, said in ((("--net", "host", "-p", "1:1"), "--publish takes a network"),
                         (("--net", "no"), "no network no")):
         done = netlab.do(*words, "run", *store, *wrong, name)
-        assert done.code == 1 and said in done.err, done
+        assert done.code == 125 and said in done.err, done
