@@ -160,8 +160,7 @@ release(int directory)
 		return 0;
 	if (unlinkat(directory, "exec.fifo", 0) == 0)
 		return pid;
-	close(released.fifo);
-	released.fifo = -1;
+	released.fifo = -1;  // and stays open: an init whose fifo is closed ends
 	return 0;
 }
 
