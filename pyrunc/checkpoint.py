@@ -212,7 +212,7 @@ class _Checkpoint:
         self.container = container
         self.options = options
         self.program = program
-        self.mounts = _mounts_of(container.pid)
+        self.mounts = mounts_of(container.pid)
 
     def run(self) -> None:
         options = self.options
@@ -351,7 +351,7 @@ class _Checkpoint:
         finally:
             os.close(root)
         points = {point for _, point in self.mounts}
-        return [((1, place), (2, name)) for place, name in found.items() if place in points]
+        return [((1, check_name(place)), (2, name)) for place, name in found.items() if place in points]
 
 
 def _write_descriptors(images: int, stdio: list[str]) -> None:
@@ -369,6 +369,17 @@ def _write_descriptors(images: int, stdio: list[str]) -> None:
 def namespace_key(name: str) -> str:
     """runc's name for a namespace from outside: extRootNetNS."""
     return f"extRoot{name.capitalize()}NS"
+
+
+def check_name(place: str) -> str:
+    """`place`, if criu can tell where that name of a mount ends.  Raises PyruncError.
+
+    It keeps `mnt[NAME]:VALUE`, and an image can have names that make two of one (CVE-2026-119101, CVE-2026-115520).
+    """
+    if "]:" in place:
+        raise PyruncError(f"criu would take {place[:200]!a}, where something is mounted, for two names",
+                          hint="]: can't be part of it")
+    return place
 
 
 def outside(steps: list[MountStep], cgroup: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -409,7 +420,7 @@ def resolve(root: int, unsafe_path: str) -> str:
         os.close(fd)
 
 
-def _mounts_of(pid: int) -> list[tuple[int, str]]:
+def mounts_of(pid: int) -> list[tuple[int, str]]:
     """(id, mount point) of what is in the process's mount namespace (proc_pid_mountinfo(5))."""
     try:
         with open(f"/proc/{pid}/mountinfo", "rb") as file:

@@ -307,6 +307,12 @@ class Container:
         Only a stopped container can be deleted without `force`: one that is merely created is
         refused too, as the specification demands (runc deletes it).
         """
+        if force and self.status() in ("created", "running", "paused"):
+            # Not only with the lock: a start whose hook, the image's program, never ends gives it up no sooner.
+            try:
+                self.kill(_signal.SIGKILL)
+            except ContainerError:
+                pass
         self.directory.lock()
         try:
             self.refresh()

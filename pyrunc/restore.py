@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 
-from . import console, handover, lsm
+from . import console, handover, lsm, restored
 from . import criu as rpc
 from . import state as states
 from .bundle import load as load_bundle
@@ -33,6 +33,7 @@ from .checkpoint import (
     CriuOptions,
     cgroup_binds,
     check_files,
+    check_name,
     make_directory,
     namespace_key,
     outside,
@@ -257,23 +258,28 @@ class Restoration(Creation):
         return found
 
     def _external_mounts(self) -> list[Value]:
-        """(name in the images, host's path); a target that leads through links goes by both of its names."""
-        found: dict[str, str] = {}
-        rootfs = os.open(self.bundle.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            binds = cgroup_binds(self.bundle.config, self.cgroup)
-            for target, source in outside(self.mounts, binds):
-                found[target] = source
-                place = resolve(rootfs, target)
-                if place.startswith(self.bundle.rootfs + "/"):
-                    found[place[len(self.bundle.rootfs):]] = source
-        finally:
-            os.close(rootfs)
-        for node in plan_devices(self.bundle.config):
-            found[node.path] = node.path
+        """(name in the images, host's path); a target that leads through links goes by both of its names.
+
+        The names in config.json come first: a link must not put a mount in the place of another (CVE-2026-119101).
+        """
+        given = list(outside(self.mounts, cgroup_binds(self.bundle.config, self.cgroup)))
+        found = {node.path: node.path for node in plan_devices(self.bundle.config)}
+        found.update(given)
         if (self.bundle.config.get("linux") or {}).get("maskedPaths"):
             found[NULL] = NULL
-        return [((1, name), (2, source)) for name, source in found.items()]
+        rootfs = os.open(self.bundle.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for target, source in given:
+                place = resolve(rootfs, target)
+                if not place.startswith(self.bundle.rootfs + "/"):
+                    continue
+                name = place[len(self.bundle.rootfs):]
+                if name != target and found.setdefault(name, source) != source:
+                    raise PyruncError(f"{target} leads to {name}, where something else is mounted",
+                                      hint="by links in the rootfs; criu would take one for the other")
+        finally:
+            os.close(rootfs)
+        return [((1, check_name(name)), (2, source)) for name, source in found.items()]
 
     # What is done before and meanwhile
 
@@ -353,9 +359,11 @@ class Restoration(Creation):
                                   pointer="/process/terminal", hint="it is false in config.json")
             console.send_descriptor(self.console_fd, fd, "/dev/pts/ptmx")
         elif point == "post-restore":
+            restored.check_read_only(pid, self.mounts)
             self._restored(pid)
         elif point == "pre-resume":
             self._check_label(proc)
+            self._check_capabilities()
 
     def _restored(self, pid: int) -> None:
         data = self.container.data
@@ -366,7 +374,6 @@ class Restoration(Creation):
         self._delegate()
         data.update({"pid": pid, "start_time": process_start(pid), "cgroup": self.cgroup.to_data()})
         self.container.directory.write_state(data, durable=True)
-
 
     def _check_label(self, proc: int) -> None:
         """Before it goes on: criu leaves a label out that it knows nothing of, and the process has criu's own then.
@@ -379,18 +386,38 @@ class Restoration(Creation):
         assert self.criu is not None
         if not wanted or found == wanted or found != lsm.current(proc, self.criu.pid):
             return  # one of its own: it may have changed to that itself
-        # All are stopped by criu still: none runs a step without its label.  Criu goes too: the init waits for the
-        # end of what criu traces, and criu would for the init's.
-        for pid in (self.pid, self.criu.pid):
-            os.kill(pid, 9)  # our children
+        self._end()
         raise PyruncError(f"criu has restored the container as {found}, not as {wanted}",
                           hint="the checkpoint holds no label: it had none, or criu there knew nothing of labels")
 
+    def _check_capabilities(self) -> None:
+        """The same for what they may do.  Raises PyruncError."""
+        if self.process is None:
+            return
+        try:
+            restored.check_capabilities(self.pid, self.process.capabilities)
+        except PyruncError:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        """All are stopped by criu still, and none runs a step.
+
+        Criu goes too: the init waits for the end of what criu traces, and criu would for the init's.
+        """
+        assert self.criu is not None
+        for pid in (self.pid, self.criu.pid):
+            os.kill(pid, 9)  # our children
+
 
 def _bind(step: BindMount, root: RootFs) -> None:
-    """Where it goes is all that matters, not how."""
+    """Where it goes is all that matters, not how; but what is to be read is not to get mount points."""
+    options = step.options
     try:
-        tree = m.open_tree(AT_FDCWD, step.source, recursive=step.options.recursive)
+        tree = m.open_tree(AT_FDCWD, step.source, recursive=options.recursive)
+        for attributes, recursive in ((options.set, False), (options.recursive_set, True)):
+            if attributes & m.MOUNT_ATTR_RDONLY:
+                m.mount_setattr(tree, set_=m.MOUNT_ATTR_RDONLY, recursive=recursive)
         target = root.make_target(step.unsafe_target, directory=is_directory(tree), pointer=step.pointer)
         m.move_mount(tree, target)
     except OSError as error:

@@ -105,7 +105,7 @@ def _wait(container: Container, fifo: int, pidfd: int, name: bytes) -> None:
 def _died_in_execve(container: Container, pidfd: int, name: bytes) -> bool:
     """Whether the init is dead without having become the program, as far as that can be seen.
 
-    A dead or dying process that still has the init's name hasn't.  And when memory.limit is tiny the kernel
+    A process that is ending and still has the init's name hasn't.  And when memory.limit is tiny the kernel
     may kill it half-way: it has let go of the fifo, but not run one instruction of the program.
     """
     linux = container.config.get("linux") or {}
@@ -113,7 +113,7 @@ def _died_in_execve(container: Container, pidfd: int, name: bytes) -> bool:
         return True
     memory = (linux.get("resources") or {}).get("memory") or {}
     tiny = 0 < (memory.get("limit") or 0) < _TINY_MEMORY
-    if not _is_dead(pidfd, _EXECVE_MILLISECONDS if tiny else 0):
+    if not states.is_ending(container.pid) and not (tiny and _is_dead(pidfd, _EXECVE_MILLISECONDS)):
         return False
     return _name_of(container.pid) == name or (tiny and bool(container.cgroup and container.cgroup.oom_kills()))
 

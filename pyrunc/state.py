@@ -47,6 +47,7 @@ TRACER = "tracer"  # exec has brought in what config.json has not: CAP_SYS_PTRAC
 LOCK_TIMEOUT = 10.0  # seconds
 _LOCK_POLL = 0.01
 _MAX_ID = 1024
+_PF_EXITING = 0x4  # include/linux/sched.h
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
 
@@ -112,8 +113,8 @@ def process_start(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X", b"x") else int(fields[19])
 
 
-def exit_signal(pid: int) -> int:
-    """The signal that `pid` is dead of, or dying of; 0 if it isn't, or nobody tells us (proc_pid_stat(5), 9 and 52)."""
+def _stat(pid: int) -> list[bytes]:
+    """proc_pid_stat(5) from the third field on; none when the process is gone, or nobody tells us."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -121,9 +122,20 @@ def exit_signal(pid: int) -> int:
         finally:
             os.close(fd)
     except OSError:
-        return 0
-    fields = text[text.rindex(b")") + 2:].split()
-    return int(fields[49]) & 0x7F if int(fields[6]) & 0x4 else 0  # PF_EXITING
+        return []
+    return text[text.rindex(b")") + 2:].split()
+
+
+def is_ending(pid: int) -> bool:
+    """Whether the process is dead, or on its way: it closes its files before anybody is told of its end."""
+    fields = _stat(pid)
+    return bool(fields) and bool(int(fields[6]) & _PF_EXITING)
+
+
+def exit_signal(pid: int) -> int:
+    """The signal that `pid` is dead of, or dying of; 0 if it isn't, or nobody tells us (proc_pid_stat(5), 9 and 52)."""
+    fields = _stat(pid)
+    return int(fields[49]) & 0x7F if fields and int(fields[6]) & _PF_EXITING else 0
 
 
 class StateDir:

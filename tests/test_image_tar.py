@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import subprocess
 import tarfile
@@ -27,6 +28,7 @@ from tarmaker import (
 )
 
 from pyrunc.errors import ImageError
+from pyrunc.registry import compression
 from pyrunc.registry.tarstream import MAX_EXTENDED, Entry, TarReader
 
 
@@ -264,3 +266,14 @@ def test_damage_is_an_error_or_an_archive(noise: bytes, at: int, piece: int) -> 
     except ImageError:
         return
     assert total <= len(damaged)
+
+
+def test_what_an_archive_may_inflate_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what has been read of it: its length isn't known before its end, and then it would be too late."""
+    monkeypatch.setattr(compression, "_FREE", 1 << 20)
+    good = gzip.compress(bytes(1 << 20))
+    assert b"".join(compression.Head(io.BytesIO(good)).inflated("x")) == bytes(1 << 20)
+    bad = compression.Head(io.BytesIO(gzip.compress(bytes(1 << 24))))
+    with pytest.raises(ImageError, match="a decompression bomb"):
+        for _ in bad.inflated("x"):
+            pass

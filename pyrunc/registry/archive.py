@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _MAX_DOCUMENT = 4 << 20
 _MAX_MEMBERS = 100_000
 _CONTAINERD_NAME = "io.containerd.image.name"
-_UNLIMITED = 1 << 50
 
 
 # save
@@ -130,9 +129,7 @@ class Loader:
     def _run(self, source: Source) -> list[Image | tuple[str, Descriptor]]:
         with self.store.adding():
             self.store.sweep()
-            head = Head(source)
-            reader = TarReader(inflate(head, sniff(head.peek(6)), self.what, _UNLIMITED), self.what)
-            self._members(reader)
+            self._members(TarReader(Head(source).inflated(self.what), self.what))
             if "index.json" in self._documents and "oci-layout" in self._documents:
                 loaded = self._oci()
                 if loaded or "manifest.json" not in self._documents:

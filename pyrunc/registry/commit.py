@@ -12,7 +12,7 @@ from pyrunc._version import __version__
 from pyrunc.errors import ImageError
 
 from . import media, platforms
-from .compression import Deflater, Head, inflate, sniff
+from .compression import Deflater, Head
 from .digest import Verifier
 from .manifest import Descriptor, Manifest, canonical
 from .store import Image
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .idmap import Ownership
     from .store import Store
 
-_UNLIMITED = 1 << 50
 
 
 def source_date_epoch() -> int | None:
@@ -177,8 +176,7 @@ def import_tar(store: Store, source: Source, what: str, name: str, edits: Edits,
     with store.adding():
         layer = LayerFile(store, compression)
         try:
-            head = Head(source)
-            pieces = inflate(head, sniff(head.peek(6)), what, _UNLIMITED)
+            pieces = Head(source).inflated(what)
             count = 0
             for _ in TarReader(_copied(pieces, layer), what):
                 count += 1

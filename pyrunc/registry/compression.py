@@ -25,6 +25,7 @@ except ImportError:
 CHUNK = 1 << 20
 #: zstd's own limit for a decoder that wasn't told otherwise.
 _MAX_WINDOW = 1 << 27
+_MAX_MEMORY = 1 << 28  # of xz: four times what its highest level takes
 _FREE = 256 << 20  # bytes any layer may inflate to
 _RATIO = 128  # and this many for each of its own bytes
 BLOCK = 512  # bytes of a tar header, and where it says so
@@ -43,11 +44,12 @@ class Source(Protocol):
 
 @final
 class Head:
-    """A source whose beginning can be looked at."""
+    """A source whose beginning can be looked at; it may be of unknown length."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._first = b""
+        self._count = 0  # of the bytes that were read
 
     def peek(self, size: int) -> bytes:
         """The first bytes, `size` of them unless there are fewer."""
@@ -61,13 +63,28 @@ class Head:
     def read(self, size: int = -1, /) -> bytes:
         if self._first:
             found, self._first = (self._first, b"") if size < 0 else (self._first[:size], self._first[size:])
-            return found
-        return self._source.read(size)
+        else:
+            found = self._source.read(size)
+        self._count += len(found)
+        return found
+
+    def inflated(self, what: str) -> Iterator[bytes]:
+        """Its contents, whatever it is compressed with, as far as its length so far allows.  Raises ImageError."""
+        produced = 0
+        for piece in inflate(self, sniff(self.peek(6)), what, 1 << 62):
+            produced += len(piece)
+            if produced > limit_for(self._count):
+                raise _bomb(what, limit_for(self._count))
+            yield piece
 
 
 def limit_for(compressed_size: int) -> int:
     """The most a layer of that size may inflate to."""
     return _FREE + _RATIO * compressed_size
+
+
+def _bomb(what: str, limit: int) -> ImageError:
+    return ImageError(f"{what}: it inflates to more than {limit} bytes: a decompression bomb?")
 
 
 def inflate(source: Source, compression: str, what: str, limit: int) -> Iterator[bytes]:
@@ -77,7 +94,7 @@ def inflate(source: Source, compression: str, what: str, limit: int) -> Iterator
     for piece in pieces:
         produced += len(piece)
         if produced > limit:
-            raise ImageError(f"{what}: it inflates to more than {limit} bytes: a decompression bomb?")
+            raise _bomb(what, limit)
         yield piece
 
 
@@ -156,7 +173,7 @@ def _unzstd(source: Any, what: str) -> Iterator[bytes]:
 def _unxz(source: Source, what: str) -> Iterator[bytes]:
     import lzma
 
-    return _by_pieces(source, what, lzma.LZMADecompressor, "xz")
+    return _by_pieces(source, what, lambda: lzma.LZMADecompressor(memlimit=_MAX_MEMORY), "xz")
 
 
 def _bunzip2(source: Source, what: str) -> Iterator[bytes]:

@@ -325,3 +325,21 @@ def test_hooks_hold_no_descriptor_of_the_runtimes(runtime: Runtime, bundle: Bund
         notes.hook(kind, "ls /proc/self/fd | tr '\\n' ' ' > $NOTES/" + kind)
     live(runtime, bundle)
     assert {kind: notes.read(kind) for kind in KINDS} == dict.fromkeys(KINDS, "0 1 2 3 ")  # 3 is ls's own
+
+
+def test_a_start_that_never_ends_is_no_shelter(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """A startContainer hook's program is the image's: it must not keep `delete --force` from its work."""
+    bundle.config["hooks"] = {"startContainer": [{"path": "/bin/sleep", "args": ["sleep", "1000"]}]}
+    container = runtime.create(bundle.args("true"))
+    start = subprocess.Popen(runtime.command("start", container), stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: not (runtime.root / container / "exec.fifo").exists(), "the start to be on its way")
+        began = time.monotonic()
+        result = runtime("delete", "--force", container)
+        assert result.code == 0 and time.monotonic() - began < 5, result  # it would wait 10 s for the lock
+        assert start.wait(10) == 1
+    finally:
+        start.kill()
+        start.wait()
+        start.stderr.close()
+    assert runtime("state", container).code == 1

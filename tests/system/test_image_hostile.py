@@ -7,7 +7,9 @@ import base64
 import gzip
 import hashlib
 import json
+import lzma
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -325,8 +327,6 @@ def bomb(size: int, compression: str) -> tuple[bytes, str]:
     """A layer of zeros, made without having them in memory; and its diff id."""
     head = tarmaker.header("zeros", size=tarmaker.base256(size, 12))
     verifier = hashlib.sha256(head)
-    import zlib
-
     stream: Any = zlib.compressobj(9, zlib.DEFLATED, 31)
     if compression == "zstd":
         stream = zstandard.ZstdCompressor().compressobj()
@@ -353,6 +353,31 @@ def test_a_decompression_bomb(images: Images, registry: HostileRegistry, long: b
     registry.put(document, "1")
     refused(images, registry, "a decompression bomb?", seconds=600)
     assert images.leftovers() == [] and list((images.store / "layers").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["load", "import"])
+def test_an_archive_that_is_a_decompression_bomb(images: Images, tmp_path: Path, long: bool, command: str) -> None:
+    """Its length isn't known before its end: it may inflate to what it allows so far."""
+    if not long:
+        pytest.skip("half a gigabyte is written; tests/test_image_tar.py has the limit")
+    data, _ = bomb(512 << 20, "gzip")
+    (tmp_path / "bomb").write_bytes(data)
+    words = ["load", "--input", tmp_path / "bomb"] if command == "load" else ["import", tmp_path / "bomb", "x"]
+    result = images(*words)
+    assert result.code == 1 and "a decompression bomb?" in result.err and len(result.errors) == 1, result
+    assert images.leftovers() == []
+
+
+def test_an_archive_that_takes_memory(images: Images, tmp_path: Path) -> None:
+    """xz: the header says how much its reader has to keep, here 1.5 GiB."""
+    data = bytearray(lzma.compress(bytes(10240)))
+    end = 12 + (data[12] + 1) * 4  # of the first block's header, which ends with its checksum
+    place = data.index(b"\x21\x01", 12) + 2
+    data[place] = 37
+    data[end - 4:end] = zlib.crc32(data[12:end - 4]).to_bytes(4, "little")
+    (tmp_path / "bomb").write_bytes(data)
+    result = images("load", "--input", tmp_path / "bomb")
+    assert result.code == 1 and "Memory usage limit exceeded" in result.err and len(result.errors) == 1, result
 
 
 NO_TAR = b"not a tar " * 100

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from attacks import Attack, look, outside, replace
 from support import Bundle, Host, Runtime
+from terminals import Tty
 
 #: Paths below the root resolved as if the image could be trusted.
 NAIVE_PATHS = """
@@ -43,6 +45,15 @@ ANY_NULL = """
 from pyrunc import devices, rootfs
 devices.plan = lambda config: []
 rootfs._null_tree = lambda root: rootfs.k.open_tree(root.open("dev/null"))
+"""
+
+#: Standard streams that are the null device are opened again by its name.
+NULL_BY_NAME = """
+import os
+from pyrunc import devices
+plan = devices.plan
+devices.plan = lambda config: [node for node in plan(config) if node.path != "/dev/null"]
+devices.own_null = lambda root: os.dup2(os.open(f"/proc/self/fd/{root.fd}/dev/null", os.O_RDWR), 0)
 """
 
 
@@ -206,3 +217,59 @@ def test_cve_2026_41579_dev_is_a_link(runtime: Runtime, bundle: Bundle, host: Ho
     before = look(place)
     weakened(NAIVE_NODES).run(bundle, script)
     attack.on("pyrunc with naive paths", look(place) != before)
+
+
+@pytest.mark.attack("CVE-2026-88264", "/dev/console is a link, so that a file is made on the host for a terminal")
+def test_cve_2026_88264_the_console_is_a_link(runtime: Runtime, bundle: Bundle, host: Host, attack: Attack,
+                                              runc: Runtime, weakened: Callable[[str], Runtime],
+                                              tmp_path: Path) -> None:
+    place, before = outside(tmp_path)
+    without_dev(bundle)
+    bundle.mount("devpts", "/dev/pts", type="devpts", options=["newinstance", "ptmxmode=0666", "mode=0620"])
+    bundle.process["terminal"] = True
+    bundle.args("test -t 0 && echo terminal")
+
+    def works(victim: Runtime) -> bool:
+        replace(bundle, "dev/console", place / "made")
+        tty = Tty(victim.command("run", "--bundle", bundle.save(), victim.new_id()))
+        try:
+            code = tty.wait()
+        finally:
+            tty.close()
+        assert victim is not runtime or (code == 0 and b"terminal" in tty.seen), tty.seen
+        return look(place) != before
+
+    attack.on(runtime, works(runtime))
+    attack.on(runc, works(runc))
+    (place / "made").unlink(missing_ok=True)
+    attack.on("pyrunc with naive paths", works(weakened(NAIVE_PATHS)))
+
+
+@pytest.mark.attack("CVE-2026-88265", "/dev/null is a link to a file of the host's, which becomes a standard stream")
+def test_cve_2026_88265_streams_that_were_null(runtime: Runtime, bundle: Bundle, host: Host, attack: Attack,
+                                               runc: Runtime, weakened: Callable[[str], Runtime],
+                                               tmp_path: Path) -> None:
+    """The file is mounted, and given to be read; its owner would change as well."""
+    file = tmp_path / "file"
+    without_dev(bundle)
+    bundle.linux["maskedPaths"] = []
+    bundle.mount(file, "/file", options=["bind", "ro"])
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    bundle.args("echo reached >&0")
+
+    def works(victim: Runtime) -> bool:
+        file.write_text("of the host")
+        before = file.stat()
+        replace(bundle, "dev/null", "../file")
+        container = victim.new_id()
+        with open("/dev/null", "r+b") as null:
+            done = subprocess.run(victim.command("run", "--bundle", bundle.save(), container), stdin=null,
+                                  capture_output=True, timeout=60)
+        assert victim is not runtime or b"/dev/null exists in the rootfs and is not that device" in done.stderr, done
+        after = file.stat()
+        return file.read_text() != "of the host" or (before.st_uid, before.st_gid) != (after.st_uid, after.st_gid)
+
+    attack.on(runtime, works(runtime))
+    attack.on(runc, works(runc))
+    bundle.config["mounts"][-1]["options"] = ["bind"]
+    attack.on("pyrunc that opens it by its name", works(weakened(NULL_BY_NAME)))
