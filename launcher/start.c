@@ -73,7 +73,8 @@ lock_container(const char *root, const char *id)
 	if (directory < 0)
 		return -1;
 	if (flock(directory, LOCK_EX | LOCK_NB) == 0 && fstat(directory, &opened) == 0 && lstat(path, &there) == 0 &&
-	    opened.st_ino == there.st_ino && opened.st_dev == there.st_dev)
+	    opened.st_ino == there.st_ino && opened.st_dev == there.st_dev &&
+	    (opened.st_uid == geteuid() || opened.st_uid == 0))  // what somebody else has put there isn't believed
 		return directory;
 	close(directory);
 	return -1;

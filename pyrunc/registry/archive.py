@@ -16,7 +16,7 @@ from pyrunc.errors import ImageError
 from pyrunc.spec.load import parse as parse_json
 
 from . import media, uses
-from .compression import Head, inflate, inflate_layer, limit_for, sniff
+from .compression import Head, inflate_layer, limit_for, sniff
 from .digest import Verifier, is_digest
 from .manifest import Descriptor, ImageConfig, Index, Manifest, canonical, check_layers, load_document
 from .reference import parse

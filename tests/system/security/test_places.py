@@ -107,6 +107,8 @@ def test_the_state_of_another_user_is_not_believed(runtime: Runtime, host: Host,
 
     def falls(program: Runtime, owner: int, name: str) -> bool:
         program.root = planted(owner, f"{name}-{owner}")
+        if owner and program is runtime:
+            assert f"uid {owner}" in program("start", "planted").err
         for words in (["state", "planted"], ["delete", "planted"], ["delete", "--force", "planted"]):
             result = program(*words)
             if owner and program is runtime:
