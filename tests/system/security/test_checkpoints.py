@@ -64,7 +64,7 @@ def test_cve_2026_119101_nothing_is_made_in_what_is_read(runtime: Runtime, bundl
 
 
 def test_cve_2026_119101_names_that_are_two(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
-    """criu keeps `mnt[NAME]:VALUE`: a name with ]: in it would say where another mount comes from."""
+    """criu keeps `mnt[NAME]:VALUE`: ]: in a name would say where another mount comes from (crun: CVE-2026-115520)."""
     bundle.mount(tmp_path, "/other")
     (bundle.rootfs / "other").symlink_to("/data]:/somewhere/else")
     container = runtime.create(bundle.args("sleep", "100"))
