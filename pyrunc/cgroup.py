@@ -308,8 +308,8 @@ class Cgroup:
     def _everyone(self) -> list[int]:
         return self._pids_at(self._ours())
 
-    def signal_all(self, signo: int, timeout: float = 10.0) -> None:
-        """Signal every process in the cgroup and below it, those born meanwhile included.
+    def signal_all(self, signo: int, timeout: float = 10.0, *, freeze: bool = True) -> None:
+        """Signal every process in the cgroup and below it, those born meanwhile included: it is frozen for that.
 
         SIGKILL reaches frozen ones too, and returns once they are gone or after `timeout` seconds
         (where the kernel has cgroup.kill for all of them, at once).
@@ -317,12 +317,12 @@ class Cgroup:
         if signo == _SIGKILL:
             self._kill_all(time.monotonic() + timeout)
         else:
-            self._signal_once(signo)
+            self._signal_once(signo, freeze)
 
-    def _signal_once(self, signo: int) -> None:
+    def _signal_once(self, signo: int, freeze: bool = True) -> None:
         """While frozen they can neither fork nor go, so one pass reaches all."""
         thaw = False
-        if not self.frozen():
+        if freeze and not self.frozen():
             try:
                 self.freeze()
                 thaw = True

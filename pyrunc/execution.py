@@ -109,7 +109,7 @@ class Execution:
         self.agent: Agent | None = None
         self.channel: Channel | None = None
         self.wrote_pid_file = False
-        status = container.status()
+        status = container.settled_status()
         if status in ("stopped", "creating"):
             if container.directory.removed():
                 raise ContainerNotFound(container.id)

@@ -41,6 +41,7 @@ else:
 
 DELETE_TIMEOUT = 10.0  # seconds for a killed init to be gone, as runc
 _POLL = 0.005
+_PATIENCE = 1.0  # seconds for another command to have done
 
 
 def silent(_level: str, _message: str) -> None:
@@ -203,9 +204,7 @@ class Container:
         """
         status = self.status()
         if everyone:
-            cgroup = self.cgroup
-            if cgroup is not None:
-                cgroup.signal_all(number)
+            self._signal_everyone(number)
             return
         if status in ("stopped", "creating"):
             raise ContainerError("container not running")
@@ -221,6 +220,35 @@ class Container:
             cgroup = self.cgroup
             if cgroup is not None:
                 cgroup.signal_all(number)  # cgroup v1: a frozen process dies only when its whole tree is thawed
+
+    def _signal_everyone(self, number: int) -> None:
+        cgroup = self.cgroup
+        if cgroup is None:
+            return
+        if number == _signal.SIGKILL:
+            cgroup.signal_all(number)
+            return
+        # They are frozen for that, and thawed again: not while somebody pauses them.
+        try:
+            self.directory.lock(_PATIENCE)
+        except ContainerNotFound:
+            return
+        except ContainerError:
+            cgroup.signal_all(number, freeze=False)  # a command that takes long, a hook of `start` perhaps
+            return
+        try:
+            cgroup.signal_all(number)
+        finally:
+            self.directory.unlock()
+
+    def settled_status(self) -> str:
+        """The status, but not that of the moment for which `kill` with `everyone` freezes the processes."""
+        status = self.status()
+        deadline = time.monotonic() + _PATIENCE
+        while status == "paused" and self.directory.locked() and time.monotonic() < deadline:
+            time.sleep(_POLL)
+            status = self.status()
+        return status
 
     def _has_pid_namespace(self) -> bool:
         return bool((self.data or {}).get("pid_namespace", True))

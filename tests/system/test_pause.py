@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -69,4 +70,23 @@ def test_a_paused_container_can_be_deleted(runtime: Runtime, bundle: Bundle, hos
     assert runtime("pause", container).code == 0
     assert runtime("delete", container).code == 1
     assert Path(f"/proc/{pid}").exists()
+    assert runtime("delete", "--force", container).code == 0
+
+
+def test_signals_for_everyone_do_not_undo_a_pause(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """`kill --all` freezes the processes for a moment, and thaws them: not those that somebody pauses meanwhile.
+
+    Nor is that moment one in which nobody can enter.
+    """
+    container = running(runtime, bundle, "trap : CONT; while :; do sleep 100 & wait; done")
+    for _ in range(8):
+        kills = [subprocess.Popen(runtime.command("kill", "--all", container, "CONT")) for _ in range(3)]
+        entered = runtime("exec", container, "true")
+        assert (entered.code, entered.err) == (0, "")
+        kills += [subprocess.Popen(runtime.command("kill", "--all", container, "CONT")) for _ in range(3)]
+        paused = runtime("pause", container)
+        assert (paused.code, paused.err) == (0, "")
+        assert [kill.wait(30) for kill in kills] == [0] * 6
+        assert runtime.state(container)["status"] == "paused"
+        assert runtime("resume", container).code == 0
     assert runtime("delete", "--force", container).code == 0
