@@ -14,8 +14,8 @@ def preserved(count: int, listen: int = 0) -> list[int]:
 
     One that is closed on execve is not the caller's but was opened by us, the log perhaps.
     """
-    fds = list(range(3, 3 + listen + count))
-    for fd in fds:
+    fds = range(3, 3 + listen + count)
+    for fd in fds:  # not a list yet: it may be said to be of any length
         try:
             given = os.get_inheritable(fd)
         except OSError:
@@ -23,7 +23,7 @@ def preserved(count: int, listen: int = 0) -> list[int]:
         if not given:
             what = f"LISTEN_FDS={listen}" if fd < 3 + listen else f"--preserve-fds {count}"
             raise UsageError(f"{what}: descriptor {fd} is not open")
-    return fds
+    return list(fds)
 
 
 def standard_streams() -> list[str]:

@@ -38,6 +38,10 @@ def run(args: Args, context: Context) -> int:
         raise BundleError(f"{path} exists", hint="remove it first; it is never overwritten") from None
     except OSError as error:
         raise BundleError(f"write {path}", errno=error.errno or 0) from None
-    with os.fdopen(fd, "wb") as file:
-        file.write(text)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(text)
+    except OSError as error:
+        os.unlink(path)  # half of one would be taken for whole, and keeps the next from being written
+        raise BundleError(f"write {path}", errno=error.errno or 0) from None
     return 0

@@ -77,6 +77,8 @@ COMMAND_LINES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
                                  ("write the pid file {tmp}/no/pid", "(ENOENT)")),
     "pid file a directory": ((*CREATE, "--pid-file", "{tmp}", "{id}"), ("write the pid file {tmp}", "(EISDIR)")),
     "descriptor not open": ((*CREATE, "--preserve-fds", "2", "{id}"), ("--preserve-fds 2: descriptor 3 is not open",)),
+    "a thousand million descriptors": ((*CREATE, "--preserve-fds", "999999999", "{id}"),
+                                       ("--preserve-fds 999999999: descriptor 3 is not open",)),
     "descriptors no number": ((*CREATE, "--preserve-fds", "two", "{id}"),
                               ('--preserve-fds takes a number, not "two"',)),
     "descriptors negative": ((*CREATE, "--preserve-fds=-1", "{id}"), ('--preserve-fds takes a number, not "-1"',)),
