@@ -99,8 +99,18 @@ def test_it_waits_for_another_command(runtime: Runtime, bundle: Bundle, host: Ho
     container = runtime.create(bundle.args("sleep", "100"))
     held = os.open(runtime.root / container, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
-    threading.Timer(0.5, os.close, [held]).start()
+    trace = runtime.root.parent / "trace"
+
+    def let_go() -> None:
+        try:
+            wait_for(lambda: trace.exists() and "libpython" in trace.read_text(), "the interpreter, which waits")
+        finally:
+            os.close(held)
+
+    other = threading.Thread(target=let_go)
+    other.start()
     start = Start(runtime, container)
+    other.join()
     assert (start.result.code, start.interpreted) == (0, True), start.result
     assert runtime.state(container)["status"] == "running"
 
