@@ -35,13 +35,15 @@ def make_private(path: str) -> None:
     Raises OSError.
     """
     missing = [path]
+    refused: set[str] = set()
     while missing:
         try:
             os.mkdir(missing[-1], 0o700)
         except FileNotFoundError:
             above = os.path.dirname(missing[-1])
-            if above in ("", missing[-1]):
+            if above in ("", missing[-1]) or missing[-1] in refused:  # what procfs says, with all above it there
                 raise
+            refused.add(missing[-1])
             missing.append(above)
             continue
         except FileExistsError:
