@@ -39,10 +39,11 @@ class Answer:
 
 
 class Request:
-    def __init__(self, method: str, path: str, headers: dict[str, str]) -> None:
+    def __init__(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> None:
         self.method = method
         self.path = path
         self.headers = headers
+        self.body = body
 
     @property
     def authorization(self) -> str:
@@ -64,11 +65,10 @@ class HostileRegistry:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                request = Request(self.command, self.path, {key.lower(): value for key, value in self.headers.items()})
+                headers = {key.lower(): value for key, value in self.headers.items()}
+                request = Request(self.command, self.path, headers,
+                                  self.rfile.read(int(headers.get("content-length", "0"))))
                 owner.requests.append(request)
-                length = int(request.headers.get("content-length", "0"))
-                while length > 0:
-                    length -= len(self.rfile.read(min(length, 65536)))
                 answer = owner.hook(request) or owner.answer(request)
                 self.send_response(answer.status)
                 for key, value in answer.headers.items():

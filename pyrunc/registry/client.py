@@ -13,6 +13,7 @@ import re
 import ssl
 import threading
 import time
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, final
 from urllib.parse import unquote, urlencode, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -131,7 +132,8 @@ class Session:
                     and self._answer(response, scopes, sent, what):
                 challenged += 1
                 continue
-            if response.status in _TRY_AGAIN and attempt < attempts:
+            # Who is only told to wait has lost nothing, whatever else the caller sees to itself.
+            if response.status in _TRY_AGAIN and attempt < (ATTEMPTS if response.status == 429 else attempts):
                 after = response.headers.get("Retry-After")
                 response.close()
                 self.wait(attempt, after)
@@ -325,9 +327,7 @@ class Session:
     def wait(self, attempt: int, after: str | None = None) -> None:
         """Before the next attempt: longer each time, and as long as the registry says (Retry-After)."""
         pause = 0.25 * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
-        if after and after.isascii() and after.isdigit():
-            pause = max(pause, float(after))
-        time.sleep(min(pause, _MAX_WAIT))
+        time.sleep(min(max(pause, _seconds(after or "")), _MAX_WAIT))
 
     def unreachable(self, error: HTTPError, what: str = "") -> Unreachable:
         about = f"{what}: " if what else ""
@@ -379,6 +379,16 @@ def _origin(url: str) -> tuple[str, str, int]:
     except ValueError:
         port = 0
     return parts.scheme, (parts.hostname or "").lower(), port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+
+
+def _seconds(after: str) -> float:
+    """How long a Retry-After says: seconds, or a date (RFC 9110, 10.2.3)."""
+    if after.isascii() and after.isdigit():
+        return float(after)
+    try:
+        return parsedate_to_datetime(after).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
 
 
 def _worth_another_try(error: HTTPError) -> bool:

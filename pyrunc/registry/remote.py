@@ -28,6 +28,9 @@ _ATTEMPTS = 5
 _PROGRESS = 1 << 20  # bytes after which a cut connection is not held against the registry
 _MAX_TAGS = 100_000
 _UPLOAD_CHUNK = 16 << 20
+_LARGEST_CHUNK = 64 << 20  # in memory, each
+#: Answers to a chunk that another way to upload doesn't help with.
+_FINAL = (401, 403, 408, 429)
 
 
 @final
@@ -40,6 +43,7 @@ class Remote:
         self.reference = reference
         self.report = report
         endpoints = hosts.endpoints(reference)
+        self._chunk = _UPLOAD_CHUNK
         self._sessions = [Session(endpoint, reference.registry, timeout=timeout,
                                   credentials=None if endpoint.mirror else credentials) for endpoint in endpoints]
 
@@ -208,7 +212,7 @@ class Remote:
                     raise
                 self.report("debug", f"mirror {session.endpoint.host}: {error}")
             except RegistryError as error:
-                if error.status in (408, 429, 500, 502, 503, 504) and failures < _ATTEMPTS:
+                if error.status in (408, 500, 502, 503, 504) and failures < _ATTEMPTS:
                     failures += 1
                     session.wait(failures)
                     continue
@@ -293,7 +297,10 @@ class Remote:
 
     def upload_blob(self, descriptor: Descriptor, open_at: Callable[[int], Any], location: str = "",
                     progress: Callable[[int], None] = lambda count: None) -> None:
-        """Upload in chunks, asking where to go on after a failure; `open_at(offset)` opens the content."""
+        """Upload in chunks, asking where to go on after a failure; `open_at(offset)` opens the content.
+
+        A registry that doesn't take chunks, or not several, gets it in one piece, as containerd sends it.
+        """
         session = self.own
         what = f"blob {descriptor.digest}"
         if not location:
@@ -301,14 +308,19 @@ class Remote:
         position = 0
         failures = 0
         while position < descriptor.size:
-            size = min(_UPLOAD_CHUNK, descriptor.size - position)
+            if self._chunk > _LARGEST_CHUNK:
+                self._upload_whole(descriptor, open_at)
+                progress(descriptor.size - position)
+                return
+            size = min(self._chunk, descriptor.size - position)
             with open_at(position) as file:
                 piece = file.read(size)
             if len(piece) != size:
                 raise ImageError(f"{what}: the store has only {position + len(piece)} of its {descriptor.size} bytes")
             try:
                 response = session.request(
-                    "PATCH", location, body=piece, actions="pull,push", accept=(202, 204, 416), what=what, attempts=1,
+                    "PATCH", location, body=piece, actions="pull,push", accept=(200, 201, 202, 204, 416), what=what,
+                    attempts=1,
                     headers={"Content-Type": "application/octet-stream",
                              "Content-Range": f"{position}-{position + size - 1}", "Content-Length": str(size)})
                 response.close()
@@ -320,8 +332,11 @@ class Remote:
                     continue
                 problem = RegistryError(f"{session.where}: {what}: HTTP 416", status=416)
             except RegistryError as error:
-                if error.status and error.status < 500:
+                if error.status in _FINAL:
                     raise
+                if error.status and error.status < 500:
+                    self._chunk = descriptor.size + _LARGEST_CHUNK
+                    continue
                 problem = error
             failures += 1
             if failures >= _ATTEMPTS:
@@ -332,6 +347,16 @@ class Remote:
         response = session.request("PUT", f"{location}{separator}digest={quote(descriptor.digest)}", body=b"",
                                    actions="pull,push", accept=(201, 204), what=what,
                                    headers={"Content-Length": "0", "Content-Type": "application/octet-stream"})
+        response.close()
+
+    def _upload_whole(self, descriptor: Descriptor, open_at: Callable[[int], Any]) -> None:
+        what = f"blob {descriptor.digest}"
+        location = self._begin(what)
+        separator = "&" if "?" in location else "?"
+        response = self.own.request("PUT", f"{location}{separator}digest={quote(descriptor.digest)}",
+                                    body=lambda: open_at(0), actions="pull,push", accept=(201, 204), what=what,
+                                    headers={"Content-Length": str(descriptor.size),
+                                             "Content-Type": "application/octet-stream"})
         response.close()
 
     def _begin(self, what: str) -> str:
@@ -353,6 +378,9 @@ class Remote:
     def _location(self, response: Any) -> str:
         """Where the upload goes on: only on the registry itself, which gets our credentials."""
         session = self.own
+        smallest = response.headers.get("OCI-Chunk-Min-Length", "")
+        if smallest.isascii() and smallest.isdigit() and len(smallest) < 16:
+            self._chunk = max(self._chunk, int(smallest))
         try:
             target: str = urljoin(session.url(""), response.headers.get("Location", ""))
         except ValueError:

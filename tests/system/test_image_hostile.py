@@ -6,13 +6,18 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import itertools
 import json
 import lzma
+import os
+import subprocess
 import time
 import zlib
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import hostile
 import pytest
@@ -212,6 +217,84 @@ def test_trouble_that_passes(images: Images, registry: HostileRegistry) -> None:
 
     registry.hook = trouble
     pulled(images, registry)
+
+
+@pytest.mark.parametrize("when", ["2", "date"])
+def test_a_registry_that_asks_for_patience(images: Images, registry: HostileRegistry, when: str) -> None:
+    """429 with Retry-After, in seconds or as a date: for a blob as well, which is waited for as long as it says."""
+    registry.image(layer())
+    refusals: list[float] = []
+
+    def hook(request: Request) -> Answer | None:
+        if "/blobs/" in request.path and not refusals:
+            refusals.append(time.monotonic())
+            after = formatdate(time.time() + 3, usegmt=True) if when == "date" else when
+            return Answer(429, b"{}", {"Retry-After": after})
+        if "/blobs/" in request.path:
+            refusals.append(time.monotonic())
+        return None
+
+    registry.hook = hook
+    pulled(images, registry)
+    assert refusals[1] - refusals[0] > 1.5
+
+
+class Uploads:
+    """A registry that takes what is pushed, in its own way."""
+
+    def __init__(self, registry: HostileRegistry, way: str) -> None:
+        self.registry = registry
+        self.way = way
+        self.uploads: dict[str, bytes] = {}
+        self.told_to_wait = False
+        self.numbers = itertools.count()
+        registry.hook = self.hook
+
+    def hook(self, request: Request) -> Answer | None:
+        path, _, query = request.path.partition("?")
+        if request.method == "PUT" and "/manifests/" in path:
+            self.registry.put(request.body, path.rpartition("/")[2])
+            return Answer(201)
+        if "/uploads/" not in path:
+            return None
+        upload = path.rpartition("/")[2] or str(next(self.numbers))
+        before = self.uploads.setdefault(upload, b"")
+        headers = {"Location": f"/v2/x/y/blobs/uploads/{upload}"}
+        if self.way == "large chunks":
+            headers["OCI-Chunk-Min-Length"] = str(20 << 20)
+        if request.method == "POST":
+            return Answer(202, headers=headers)
+        if request.method == "GET":
+            return Answer(204, headers={**headers, "Range": f"0-{max(len(before) - 1, 0)}"})
+        if request.method == "PATCH":
+            if self.way == "no chunks" or (self.way == "one chunk" and before):
+                return Answer(405)
+            if self.way == "patience" and not self.told_to_wait:
+                self.told_to_wait = True
+                return Answer(429, headers={"Retry-After": "1"})
+            if self.way == "large chunks" and before and len(before) < 20 << 20:
+                return Answer(416)
+        self.uploads[upload] += request.body
+        if request.method == "PUT":
+            assert f"digest={quote(digest(self.uploads[upload]))}" in query.split("&")
+            self.registry.blobs[digest(self.uploads[upload])] = self.uploads[upload]
+        return Answer(201 if request.method == "PUT" or self.way == "created" else 202, headers=headers)
+
+
+@pytest.mark.parametrize("way", ["no chunks", "one chunk", "large chunks", "patience", "created"])
+def test_registries_that_take_blobs_in_their_own_way(images: Images, registry: HostileRegistry, tmp_path: Path,
+                                                     way: str, long: bool) -> None:
+    """Those that docker, podman or containerd can push to: no or single chunks, chunks of a least length, a 429."""
+    if not long and way in ("no chunks", "created"):
+        pytest.skip("--long")
+    (tmp_path / "large").write_bytes(os.urandom(21 << 20))
+    subprocess.run(["tar", "-C", tmp_path, "-cf", tmp_path / "root.tar", "large"], check=True)
+    images.ok("import", "--compression", "none", tmp_path / "root.tar", f"{registry.host}/x/y:1")
+    Uploads(registry, way)
+    printed = images.ok("push", f"{registry.host}/x/y:1")
+    other = Images(tmp_path / "other")
+    pulled(other, registry)
+    assert json.loads(other.ok("inspect", f"{registry.host}/x/y:1"))["digest"] == printed.strip()
 
 
 def test_trouble_that_stays(images: Images, registry: HostileRegistry) -> None:
