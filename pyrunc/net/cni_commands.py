@@ -79,6 +79,8 @@ class Call:
                                "addresses come from `subnets`, not from a plugin" if key == "ipam" else "")
             if kind is not None and type(value) is not kind:
                 raise CniError(BAD_CONFIG, f"/{key}: {value!a} is no {kind.__name__}"[:500])
+            if kind is list:
+                _check_texts(key, value)
         if config.get("ipMasq") is False and not config.get("internal"):
             raise CniError(UNSUPPORTED_FIELD, "the field 'ipMasq' is not supported when it is false",
                            "what leaves a network is masqueraded; `internal` keeps it in")
@@ -131,8 +133,12 @@ class Call:
             given = _lower(given)
             named = {"nameservers": given.get("servers"), "search": given.get("searches"),
                      "options": given.get("options")}
-            return {key: value for key, value in named.items() if value}
-        return dict(self.config.get("dns") or {})
+            found = {key: value for key, value in named.items() if value}
+        else:
+            found = dict(self.config.get("dns") or {})
+        for key in ("nameservers", "search", "options"):
+            _check_texts(f"dns/{key}", found.get(key) or [])
+        return found
 
     # Commands
 
@@ -171,7 +177,7 @@ class Call:
         valid = self.config.get("cni.dev/valid-attachments")
         if not isinstance(valid, list) or not all(isinstance(each, dict) for each in valid):
             raise CniError(BAD_CONFIG, "/cni.dev~1valid-attachments: is no list of objects")
-        kept = {(each.get("containerID"), each.get("ifname")) for each in valid}
+        kept = {(str(each.get("containerID")), str(each.get("ifname"))) for each in valid}
         failures = []
         for attachment in self.store.attachments(network=self.name):
             if (attachment.container, attachment.interface) not in kept:
@@ -253,6 +259,11 @@ class Call:
         dns = self.dns() or before.get("dns") or {}
         return {"interfaces": interfaces, "ips": [*(before.get("ips") or ()), *ips],
                 "routes": [*(before.get("routes") or ()), *routes], **({"dns": dns} if dns else {})}
+
+
+def _check_texts(key: str, values: Any) -> None:
+    if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+        raise CniError(BAD_CONFIG, f"/{key}: {values!a} is no list of texts"[:500])
 
 
 def _lower(given: dict[str, Any]) -> dict[str, Any]:
