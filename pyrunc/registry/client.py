@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError, InsecureRequestWarning
 from pyrunc._version import __version__
 from pyrunc.errors import RegistryError, errno_text
 
-from . import auth
+from . import auth, outward
 from .reference import DOCKER_HUB
 from .tokens import check_realm, may_have_credentials, parse_challenges
 
@@ -193,11 +193,14 @@ class Session:
         if not proxy_bypass(parts.hostname or ""):
             proxy = getproxies().get(parts.scheme, "")
         ours = _origin(url) == (("https", *_origin(f"https://{self.endpoint.host}")[1:]))
-        key = f"{proxy} {ours}"
+        elsewhere = _origin(url)[1:] != _origin(f"{parts.scheme}://{self.endpoint.host}")[1:]
+        key = f"{proxy} {ours} {elsewhere}"
         pool = self._pools.get(key)
         if pool is None:
             options: dict[str, Any] = {"num_pools": 8, "maxsize": 8, "ssl_context": self._tls(ours)}
             pool = self._through(proxy, options) if proxy else urllib3.PoolManager(**options)
+            if elsewhere and not proxy and not outward.has_inward(self.endpoint.host):
+                outward.confine(pool)
             self._pools[key] = pool
         return pool
 
@@ -393,8 +396,8 @@ def _seconds(after: str) -> float:
 
 def _worth_another_try(error: HTTPError) -> bool:
     text = str(error)
-    return "CERTIFICATE_VERIFY_FAILED" not in text and "WRONG_VERSION_NUMBER" not in text and \
-        "Name or service not known" not in text
+    return not any(word in text for word in ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER",
+                                             "Name or service not known", outward.REFUSED))
 
 
 def _wording(error: HTTPError) -> str:

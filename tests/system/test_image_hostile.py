@@ -11,6 +11,7 @@ import json
 import lzma
 import os
 import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -605,3 +606,44 @@ def test_interrupted_on_a_terminal(images: Images, registry: HostileRegistry) ->
     registry.requests.clear()
     pulled(images, registry)
     assert registry.asked(target)[0].headers["range"].startswith("bytes="), "from the beginning again"
+
+
+#: In a network namespace, where the registry has an address that is not the loopback device's.
+SENT_INWARD = """
+import json, subprocess, sys
+sys.path[:0] = json.loads(sys.argv[2])
+from hostile import Answer, HostileRegistry, layer
+how, registry, inner = sys.argv[1], HostileRegistry(sys.argv[3]), HostileRegistry("127.0.0.2")
+target = registry.image(layer(1000))["layers"][0]["digest"]
+inner.blobs = registry.blobs
+port = inner.host.rpartition(":")[2]
+where = {"name": f"inner.example:{port}", "mapped": f"[::ffff:127.0.0.2]:{port}"}.get(how, inner.host)
+def hook(request):
+    if how == "realm":
+        return Answer(401, headers={"WWW-Authenticate": f'Bearer realm="http://{where}/token",service="x"'})
+    if target in request.path:
+        return Answer(307, headers={"Location": f"http://{where}{request.path}"})
+registry.hook = hook
+done = subprocess.run([*sys.argv[4:], "--tls-verify=false", f"{registry.host}/x/y:1"], capture_output=True, text=True)
+print(json.dumps([done.returncode, done.stderr, len(inner.requests)]))
+"""
+
+
+@pytest.mark.parametrize(("how", "there"), [("redirect", "10.99.0.1"), ("name", "10.99.0.1"), ("mapped", "10.99.0.1"),
+                                            ("realm", "10.99.0.1"), ("redirect", "127.0.0.3")])
+def test_nobody_elsewhere_sends_us_inward(images: Images, tmp_path: Path, how: str, there: str) -> None:
+    """CVE-2026-48978: services of the host's that listen on 127.0.0.1, or clouds' at 169.254.169.254."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.2 inner.example\n")
+    script = f"mount --bind {hosts} /etc/hosts; ip link set lo up; ip address add 10.99.0.1/32 dev lo; exec \"$@\""
+    done = subprocess.run(
+        ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-ec", script, "-", sys.executable, "-c",
+         SENT_INWARD, how, json.dumps(sys.path), there, *images.command("pull")],
+        capture_output=True, text=True, env=images.environment, timeout=120)
+    assert done.returncode == 0, done
+    code, said, requests = json.loads(done.stdout)
+    if there != "10.99.0.1":  # the control: it may well be at home there
+        assert requests >= 1 and code == 0, said
+    else:
+        assert code == 1 and "an address of this machine or its link" in said, said
+        assert requests == 0
