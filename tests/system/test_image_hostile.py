@@ -634,7 +634,7 @@ print(json.dumps([done.returncode, done.stderr, len(inner.requests)]))
 def test_nobody_elsewhere_sends_us_inward(images: Images, tmp_path: Path, how: str, there: str) -> None:
     """CVE-2026-48978: services of the host's that listen on 127.0.0.1, or clouds' at 169.254.169.254."""
     hosts = tmp_path / "hosts"
-    hosts.write_text("127.0.0.2 inner.example\n")
+    hosts.write_text("127.0.0.2 inner.example\n127.0.0.3 here\n10.99.0.1 elsewhere\n")  # or http.server asks for names
     script = f"mount --bind {hosts} /etc/hosts; ip link set lo up; ip address add 10.99.0.1/32 dev lo; exec \"$@\""
     done = subprocess.run(
         ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-ec", script, "-", sys.executable, "-c",
