@@ -18,7 +18,7 @@ from .channel import Channel, pair
 from .doors import Doors
 from .errors import ContainerError, HookError, KernelError, PyruncError, UsageError, kernel_error, unexplained
 from .hooks import hooks_of, run_hooks
-from .lifecycle import Container
+from .lifecycle import Container, count_mounts
 from .limits import has_small_memory
 from .linux import process as k
 from .rootfs import open_proc
@@ -145,7 +145,8 @@ class Creation:
             "cgroup": self.cgroup.to_data(),
             "pid_namespace": self.namespaces.has(k.CLONE_NEWPID) and not self.namespaces.joins_a(k.CLONE_NEWPID),
             "stdio": handover.standard_streams(),
-            "host_mounts": not self.namespaces.has(k.CLONE_NEWNS),
+            **({} if self.namespaces.has(k.CLONE_NEWNS) else
+               {"host_mounts": True, "mounted_before": count_mounts(bundle.rootfs)}),
             "keyring": options.keyring,
         }, report)
 

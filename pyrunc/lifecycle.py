@@ -17,6 +17,7 @@ import os
 import time
 
 from . import cgroup as cgroups
+from . import cgroupfs
 from . import state as states
 from ._version import OCI_VERSION
 from .errors import ContainerError, ContainerNotFound, PyruncError, kernel_error
@@ -375,7 +376,7 @@ class Container:
 
             Rdt.from_data(data["rdt"]).remove()
         if data.get("host_mounts") and data.get("rootfs"):
-            _unmount(data["rootfs"])
+            _unmount(data["rootfs"], data.get("mounted_before", 0))
         self.directory.remove()
         if poststop and config is not None and (config.get("hooks") or {}).get("poststop"):
             from .hooks import hooks_of, run_hooks_warn
@@ -401,15 +402,30 @@ class Container:
             return None
 
 
-def _unmount(rootfs: str) -> None:
-    """Take away the mounts a container without a mount namespace made on the host."""
+def _unmount(rootfs: str, before: int) -> None:
+    """Take away the mounts a container without a mount namespace made on the host: all are on top of the root's own.
+
+    `before`: how many were there, an engine's overlay for one.  A create that failed early has added none.
+    """
     from .linux import mount as k
 
+    if count_mounts(rootfs) <= before:
+        return
     try:
         k.umount(rootfs, k.MNT_DETACH)
     except OSError as error:
-        if error.errno not in (2, 22):  # not there, not a mount point: done already
-            raise kernel_error(f"unmount {rootfs}", error) from None
+        raise kernel_error(f"unmount {rootfs}", error) from None
+
+
+def count_mounts(path: str) -> int:
+    """How many mounts are on `path` itself (proc_pid_mountinfo(5)).  Raises KernelError."""
+    from .cgroupv1 import unescape
+
+    try:
+        lines = cgroupfs.read("/proc/self/mountinfo").splitlines()
+    except OSError as error:
+        raise kernel_error(f"look for what is mounted on {path}", error) from None
+    return sum(unescape(line.split(" ", 5)[4]) == path for line in lines)
 
 
 def load_all(root: str = "", report: Report = silent) -> list[Container]:

@@ -196,6 +196,25 @@ def test_without_a_mount_namespace_nothing_is_left_after_delete(runtime: Runtime
         assert failed.code == 1 and host_mounts() == before
 
 
+def test_a_failed_create_leaves_what_the_root_is_mounted_from(runtime: Runtime, bundle: Bundle, host: Host,
+                                                              tmp_path: Path) -> None:
+    """An engine's overlay, on the root's own path: it was unmounted for want of a mount of the container's there."""
+    place = tmp_path / "a place"
+    with host_mount(place):
+        shutil.copytree(bundle.rootfs, place, symlinks=True, dirs_exist_ok=True)
+        bundle.config["root"]["path"] = str(place)
+        bundle.without("mount").linux.update(maskedPaths=[], readonlyPaths=[])
+        before = host_mounts()
+        for kind, path in (("time", "/no/such/file"), ("time", None)):
+            bundle.without("time").namespace(kind, path)
+            container = runtime.new_id()
+            created = runtime("create", "--bundle", bundle.args("sleep", "100").save(), container)
+            assert created.code == (1 if path else 0), created
+            assert (host_mounts() == before) == bool(path)
+        assert runtime("delete", "--force", container).code == 0
+        assert host_mounts() == before
+
+
 def test_a_bundle_on_a_read_only_file_system(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
     """Nothing has to be written to the root where every mount point exists."""
     for name in ("dev", "proc", "sys"):
