@@ -274,14 +274,19 @@ def source(text: str) -> Iterator[tuple[Any, str]]:
 
 @contextmanager
 def sink(path: str) -> Iterator[Callable[[bytes], Any]]:
-    """Where to write: stdout, or a file, which appears only when it is complete."""
+    """Where to write: stdout, or a file, which appears only when it is complete; into a device or a fifo as it is."""
     if not path:
         if sys.stdout.isatty():
             raise UsageError("an archive is not for a terminal", hint="-o FILE, or redirect stdout")
         yield sys.stdout.buffer.write
         return
-    temporary = f"{path}.{os.getpid()}.part"
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "wb") as file:
+                yield file.write
+            return
+        path = os.path.realpath(path)  # a link stays one
+        temporary = f"{path}.{os.getpid()}.part"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with open(fd, "wb") as file:

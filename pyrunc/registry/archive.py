@@ -20,7 +20,7 @@ from .compression import Head, inflate_layer, limit_for, sniff
 from .digest import Verifier, is_digest
 from .manifest import Descriptor, ImageConfig, Index, Manifest, canonical, check_layers, load_document
 from .reference import parse
-from .store import REF_NAME, Image
+from .store import REF_NAME, Image, write_all
 from .tarstream import LINK, REGULAR, SYMLINK, TarReader
 from .tarwriter import TarWriter
 
@@ -160,9 +160,7 @@ class Loader:
                 verifier.update(piece)
                 if size <= _MAX_DOCUMENT:
                     kept += piece
-                view = piece
-                while view:
-                    view = view[os.write(fd, view):]
+                write_all(fd, piece)
             digest = verifier.digest
             if name.startswith("blobs/"):
                 named = ":".join(name.split("/")[1:])
@@ -195,6 +193,8 @@ class Loader:
             if not name and (any(names) or entry.media_type not in (*media.MANIFESTS, *media.INDEXES)):
                 continue
             plain = entry.replace(annotations={})
+            if name and parse(name).digest not in ("", plain.digest):
+                name = ""  # a digest that it no longer has
             document = load_document(self.store.read(plain), f"{self.what}: {name or plain.digest}", plain.media_type)
             name = str(parse(name or _id_name(document.config.digest if isinstance(document, Manifest)
                                               else plain.digest)))

@@ -15,7 +15,7 @@ from . import media, platforms
 from .compression import Deflater, Head
 from .digest import Verifier
 from .manifest import Descriptor, Manifest, canonical
-from .store import Image
+from .store import Image, write_all
 from .tarstream import TarReader
 from .tarwriter import TarWriter
 
@@ -61,9 +61,7 @@ class LayerFile:
 
     def _out(self, data: bytes) -> None:
         self._outer.update(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view):]
+        write_all(self._fd, data)
 
     def finish(self) -> tuple[Descriptor, str]:
         """Its descriptor and its diff id, once it is in the store."""

@@ -146,7 +146,13 @@ class Store:
         return {entry.annotations[REF_NAME]: entry for entry in self.entries() if REF_NAME in entry.annotations}
 
     def name(self, name: str, descriptor: Descriptor) -> None:
-        """Have `name` mean `descriptor`, whose blobs are all there; it takes the name from another."""
+        """Have `name` mean `descriptor`, whose blobs are all there; it takes the name from another.
+
+        Raises ImageError for a name with the digest of something else.
+        """
+        digest = parse_reference(name).digest
+        if digest not in ("", descriptor.digest, descriptor.annotations.get(INDEX_DIGEST)):
+            raise ImageError(f"{name}: the image's digest is {descriptor.digest}", hint="leave it out of the name")
         named = descriptor.replace(annotations={**descriptor.annotations, REF_NAME: name})
         with self._index_locked():
             kept = [entry for entry in self.entries() if entry.annotations.get(REF_NAME) != name]
@@ -371,9 +377,29 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """All of it to a file of the store.  Raises KernelError."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view):]
+        except OSError as error:
+            raise KernelError("write to the store", errno=error.errno or 0) from None
+
+
 @contextmanager
 def _locked(path: str, kind: int, timeout: float, why: str) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        # One to read from, as in a system's image; it may be writable by another path.
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield
+            return
     try:
         wait_for_lock(fd, kind, timeout, why)
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import tarfile
 from pathlib import Path
@@ -411,6 +412,48 @@ def test_an_archive_of_an_image_without_a_name(images: Images, layout: Path, tmp
         assert printed == f"docker.io/library/{found['id'].replace(':', '-')}:latest"
         assert other.ok("run", "--rm", printed) == "hello from busybox\n"
         assert other.unreachable() == set()
+
+
+def test_where_archives_go(images: Images, name: str, tmp_path: Path) -> None:
+    """A file is there when it is complete; a device stays one, a link too; what can't be written is an error."""
+    os.mknod(tmp_path / "null", 0o20666, os.makedev(1, 3))
+    os.mknod(tmp_path / "full", 0o20666, os.makedev(1, 7))
+    (tmp_path / "link").symlink_to("archive.tar")
+    images.ok("save", "-o", tmp_path / "null", name)
+    result = images("save", "-o", tmp_path / "full", name)
+    assert result.code == 1 and "ENOSPC" in result.err
+    assert all(stat.S_ISCHR((tmp_path / each).stat().st_mode) for each in ("null", "full"))
+    images.ok("save", "-o", tmp_path / "link", name)
+    assert (tmp_path / "link").is_symlink()
+    assert Images(tmp_path / "other").ok("load", "-i", tmp_path / "archive.tar").split()[1] == name
+    assert sorted(path.name for path in tmp_path.glob("*.part")) == []
+
+
+def test_a_name_with_the_digest_of_something_else(images: Images, name: str, tmp_path: Path) -> None:
+    """What was verified once must not be something else by the same name."""
+    run("tar", "-C", "/bin", "-cf", tmp_path / "root.tar", "busybox")
+    images.ok("unpack", name, tmp_path / "bundle")
+    wrong = "by/digest@sha256:" + "0" * 64
+    for words in (("import", tmp_path / "root.tar"), ("commit", tmp_path / "bundle")):
+        result = images(*map(str, words), wrong)
+        assert result.code == 1 and "the image's digest is sha256:" in result.err, result
+    assert images("inspect", wrong).code == 1
+
+
+def test_a_store_that_is_read_only(images: Images, name: str, tmp_path: Path) -> None:
+    """It can be read from."""
+    images.ok("pull", name)
+    store = images.store
+    run("mount", "--bind", store, store)
+    try:
+        run("mount", "-o", "remount,bind,ro", store)
+        assert name in images.ok("ls", "--format", "names")
+        images.ok("unpack", name, tmp_path / "bundle")
+        assert (tmp_path / "bundle/rootfs/bin/busybox").exists()
+        result = images("tag", name, "other:1")
+        assert result.code == 1 and "EROFS" in result.err and len(result.errors) == 1
+    finally:
+        run("umount", store)
 
 
 def test_push_sends_nothing_twice(registry: Registry, images: Images, name: str) -> None:
