@@ -15,6 +15,7 @@ from .cgroupfs import GONE
 from .errors import ConfigError, ContainerError, kernel_error, reference_token
 from .limits import POINTER, Write, keyed
 from .linux import fs
+from .paths import unescape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,12 +104,6 @@ def _mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
             if option not in found or (usual and not found[option][0].startswith(MOUNT_POINT + "/")):
                 found[option] = place
     return found
-
-
-def unescape(text: str) -> str:
-    """proc(5): space, tab, newline and backslash stand as three octal digits."""
-    head, *rest = text.split("\\")
-    return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
 
 
 def fill_cpuset(path: str) -> None:

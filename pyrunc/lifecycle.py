@@ -419,7 +419,7 @@ def _unmount(rootfs: str, before: int) -> None:
 
 def count_mounts(path: str) -> int:
     """How many mounts are on `path` itself (proc_pid_mountinfo(5)).  Raises KernelError."""
-    from .cgroupv1 import unescape
+    from .paths import unescape
 
     try:
         lines = cgroupfs.read("/proc/self/mountinfo").splitlines()

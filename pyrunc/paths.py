@@ -28,6 +28,12 @@ def clean(path: str) -> str:
     return "/".join(parts)
 
 
+def unescape(text: str) -> str:
+    """A path as proc_pid_mountinfo(5) has it: space, tab, newline and backslash stand as three octal digits."""
+    head, *rest = text.split("\\")
+    return head + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
+
+
 def make_private(path: str) -> None:
     """Make the directory `path` and those above it that are missing, all for us alone.
 

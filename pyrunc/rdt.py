@@ -12,8 +12,8 @@ import errno
 import os
 
 from . import cgroupfs
-from .cgroupv1 import unescape
 from .errors import ConfigError, PyruncError, kernel_error
+from .paths import unescape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

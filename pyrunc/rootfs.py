@@ -24,7 +24,7 @@ from .linux.fs import (
 )
 from .linux.process import CLONE_NEWNS, in_user_namespace
 from .mountopts import PROPAGATION
-from .paths import clean, is_directory, make_directory, make_file, open_in_root
+from .paths import clean, is_directory, make_directory, make_file, open_in_root, unescape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -285,7 +285,8 @@ def _host_proc_and_sys(rootfs: str) -> list[tuple[str, int]]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             left, _, right = line.partition(" - ")
-            mount_id, parent, _, _, mount_point, _, *propagations = left.split(" ")
+            mount_id, parent, _, _, escaped, _, *propagations = left.split(" ")
+            mount_point = unescape(escaped)
             if any(field.startswith("shared:") for field in propagations):
                 shared.add(mount_id)
             inside = mount_point == rootfs or mount_point.startswith(rootfs + "/")

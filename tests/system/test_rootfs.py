@@ -121,6 +121,14 @@ def test_no_pivot_leaves_no_full_proc_for_a_nested_namespace(runtime: Runtime, b
     assert control.lines[:1] == ["mounted"], control
 
 
+def test_no_pivot_where_the_host_has_a_proc_with_a_blank_in_its_path(runtime: Runtime, bundle: Bundle, host: Host,
+                                                                     tmp_path: Path) -> None:
+    """proc_pid_mountinfo(5) writes it as \\040."""
+    with host_mount(tmp_path / "another proc", fstype="proc"):
+        result = runtime.run(bundle, "echo ran", "--no-pivot")
+        assert (result.out, result.err) == ("ran\n", "")
+
+
 def test_masked_paths(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     """config-linux.md: masked files read as empty and directories too; what doesn't exist is passed over."""
     (bundle.rootfs / "etc" / "secret").write_text("secret")
