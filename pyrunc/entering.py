@@ -15,7 +15,7 @@ import errno
 import os
 
 from . import cgroupfs, console, namespaces
-from .errors import PyruncError, kernel_error
+from .errors import PyruncError, kernel_error, unexplained
 from .linux import process as k
 from .rootfs import RootFs, change_root
 
@@ -85,7 +85,7 @@ def main(plan: EntryPlan) -> NoReturn:
     except PyruncError as error:
         _report(channel, error)
     except OSError as error:
-        _report(channel, kernel_error("exec", error))
+        _report(channel, unexplained(error, "getting ready"))
     except BaseException as error:  # no traceback: it would read files below the container's root
         _report(channel, PyruncError(f"exec: {type(error).__name__}: {error}"))
     finally:

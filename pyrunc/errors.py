@@ -151,10 +151,11 @@ def kernel_error(what: str, error: OSError, *, syscall: str = "", pointer: str =
                        errno=error.errno or 0, hint=hint)
 
 
-def unexplained(error: OSError) -> KernelError:
+def unexplained(error: OSError, where: str = "") -> KernelError:
     """An OSError of which nobody has said what was being done: the file that it names, and what the kernel answered."""
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-    return kernel_error(name if error.errno else str(error), error)
+    parts = (where, name if error.errno else str(error))
+    return kernel_error(": ".join(part for part in parts if part), error)
 
 
 def attempt(pointer: str, what: str, action: Callable[[], None], hints: Mapping[int, str] | None = None) -> None:

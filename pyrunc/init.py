@@ -29,7 +29,7 @@ from _socket import AF_INET, SOCK_DGRAM, socket
 from _struct import pack
 
 from . import cgroupfs, console, devices, rootfs
-from .errors import PyruncError, kernel_error, reference_token
+from .errors import PyruncError, attempt, kernel_error, reference_token, unexplained
 from .hooks import hooks_of, run_hooks
 from .linux import process as k
 from .namespaces import take_over
@@ -123,7 +123,7 @@ def main(plan: InitPlan) -> NoReturn:
     except PyruncError as error:
         _report(plan, fifo, error)
     except OSError as error:
-        _report(plan, fifo, kernel_error("container init", error))
+        _report(plan, fifo, unexplained(error, "container init"))
     except BaseException as error:  # no traceback: it would read files below the container's root
         _report(plan, fifo, PyruncError(f"container init: {type(error).__name__}: {error}"))
     finally:
@@ -183,11 +183,11 @@ def _build(plan: InitPlan) -> RootFs:
     config, namespaces = plan.config, plan.namespaces
     plan.umask = os.umask(0)  # modes below are what they say
     if namespaces.create & k.CLONE_NEWNET:
-        loopback_up()
+        attempt("/linux/namespaces", "set the loopback device up", loopback_up)
     if config.get("hostname"):
-        k.sethostname(config.get("hostname") or "")
+        attempt("/hostname", "set the hostname", lambda: k.sethostname(config.get("hostname") or ""))
     if config.get("domainname"):
-        k.setdomainname(config.get("domainname") or "")
+        attempt("/domainname", "set the domainname", lambda: k.setdomainname(config.get("domainname") or ""))
     proc_self = os.open("self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=plan.proc)
     root = RootFs(
         rootfs.attach(plan.rootfs, namespaces.create, config),

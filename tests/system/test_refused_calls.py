@@ -18,9 +18,12 @@ from support import Bundle, Host, Result, Runtime, wait_for
 
 
 def refused(runtime: Runtime, call: str, error: str, *words: str | Path, when: str = "1+", path: str | Path = "",
-            where: Path) -> Result:
-    """The command, each of whose calls (or one that `when` counts, of those with that path) ends in `error`."""
-    only = ["-P", str(path)] if path else []
+            where: Path, follow: bool = False) -> Result:
+    """The command, each of whose calls (or one that `when` counts, of those with that path) ends in `error`.
+
+    `follow`: its children's too; who lives on keeps strace.
+    """
+    only = [*(["-f"] if follow else []), *(["-P", str(path)] if path else [])]
     with open(where / "out", "w+") as out, open(where / "err", "w+") as err:
         done = subprocess.run(["strace", "-o", where / "trace", *only, "-e", f"trace={call}", "-e",
                                f"inject={call}:error={error}:when={when}", *runtime.command(*words)],
@@ -159,6 +162,17 @@ def test_what_was_said_before_the_end_is_told(runtime: Runtime, running: str, tm
         result = runtime("exec", "--process", process, running)
         assert (result.code, result.errors) == (255, [
             f"pyrunc: exec {running}: /process/execCPUAffinity/{when}: run on CPUs 8000: invalid argument (EINVAL)"])
+
+
+@pytest.mark.parametrize("what", ["hostname", "domainname"])
+def test_what_the_init_was_doing_is_told(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path,
+                                         what: str) -> None:
+    container = runtime.new_id()
+    bundle.config[what] = "name"
+    words = ("create", "--bundle", bundle.save(), container)
+    result = refused(runtime, f"set{what}", "EPERM", *words, where=tmp_path, follow=True)
+    assert (result.code, result.errors) == (1, [f"pyrunc: create {container}: /{what}: set the {what}: set{what}: "
+                                                "operation not permitted (EPERM)"])
 
 
 def test_the_error_of_a_call_that_nobody_expected_to_fail(runtime: Runtime, bundle: Bundle, host: Host,
