@@ -396,8 +396,8 @@ def _seconds(after: str) -> float:
 
 def _worth_another_try(error: HTTPError) -> bool:
     text = str(error)
-    return not any(word in text for word in ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER",
-                                             "Name or service not known", outward.REFUSED))
+    return "CERTIFICATE_VERIFY_FAILED" not in text and "WRONG_VERSION_NUMBER" not in text and \
+        "Name or service not known" not in text
 
 
 def _wording(error: HTTPError) -> str:

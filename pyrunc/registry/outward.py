@@ -15,12 +15,11 @@ from urllib.parse import urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import NewConnectionError
+
+from pyrunc.errors import RegistryError
 
 if TYPE_CHECKING:
     from urllib3 import PoolManager
-
-REFUSED = "an address of this machine or its link, which only a registry there may send us to"
 
 
 def is_inward(address: str) -> bool:
@@ -44,7 +43,9 @@ class _Outward(HTTPConnection):
         connection = super()._new_conn()
         if connection.family in (AF_INET, AF_INET6) and is_inward(connection.getpeername()[0]):
             connection.close()
-            raise NewConnectionError(self, f"{self.host}: {REFUSED}")
+            # None of urllib3's errors, which are worth another try.
+            raise RegistryError(f"it sends us to {self.host}: an address of this machine or its link",
+                                hint="only a registry that is there itself may do that")
         return connection
 
 
