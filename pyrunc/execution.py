@@ -338,10 +338,13 @@ class Execution:
         if any(entry["type"] == "mount" and not entry.get("path") for entry in entries):
             return -1
         try:
-            return self._keep(os.open(f"{self.container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC,
+            root = self._keep(os.open(f"{self.container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC,
                                       dir_fd=proc))
         except OSError as error:
             raise self._gone() or kernel_error("open the root of the container", error) from None
+        if gone := self._gone():  # then it is the root of whoever has the number now, the host's perhaps
+            raise gone
+        return root
 
     def _join_cgroup(self, but: list[str] | None = None) -> None:
         cgroup = self.container.cgroup

@@ -348,6 +348,43 @@ def test_a_pid_used_again_is_not_signalled(runtime: Runtime, bundle: Bundle, hos
     careless.ids.clear()
 
 
+#: The init ends when its namespaces have been opened, and its number is another's by the time its root is.
+REUSED = """
+import os, time
+from pyrunc.execution import Execution
+before = Execution._namespaces
+def namespaces(self, proc):
+    joins = before(self, proc)
+    self.container.kill(9)
+    while self.container.alive():
+        time.sleep(0.01)
+    self.container.data["pid"] = os.getpid()
+    return joins
+Execution._namespaces = namespaces
+"""
+NO_SECOND_LOOK = """
+Execution._gone = lambda *_: None
+"""
+
+
+@pytest.mark.attack("reused pids", "exec finds the root of another process, the host's, for a container without "
+                                   "mounts of its own")
+def test_a_root_is_the_containers(attack: Attack, bundle: Bundle, host: Host,
+                                  weakened: Callable[[str], Runtime]) -> None:
+    bundle.linux["maskedPaths"] = bundle.linux["readonlyPaths"] = []
+    bundle.config["mounts"] = []
+    bundle.without("mount").without("pid")
+
+    def reached(program: Runtime) -> bool:
+        container = started(program, bundle)
+        result = program("exec", container, "/bin/sh", "-c", "cat /proc/sys/kernel/ostype")  # the image has no /proc
+        assert "Linux" in result.out or "cannot exec in a stopped container" in result.err, result
+        return "Linux" in result.out
+
+    attack.on("pyrunc", reached(weakened(REUSED)))
+    attack.on("pyrunc that doesn't look again", reached(weakened(REUSED + NO_SECOND_LOOK)))
+
+
 @pytest.mark.attack("CVE-2024-9676, CVE-2024-9407, CVE-2026-47262", "/etc/passwd of the image is a fifo, a device, "
                                                                     "or without end")
 @pytest.mark.parametrize("how", ["run", "exec"])
