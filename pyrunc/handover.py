@@ -7,6 +7,7 @@ import os
 
 from .console import connect, send_descriptor
 from .errors import UsageError, kernel_error
+from .paths import create_anew
 
 
 def preserved(count: int, listen: int = 0) -> list[int]:
@@ -38,21 +39,13 @@ def standard_streams() -> list[str]:
 
 
 def write_pid_file(path: str, pid: int) -> None:
-    """The process's pid, there completely or not at all; nothing if `path` is empty.  Raises KernelError.
-
-    In a file that is ours: one that is there by the temporary name may be somebody's trap where others may write too.
-    """
+    """The process's pid, there completely or not at all; nothing if `path` is empty.  Raises KernelError."""
     if not path:
         return
     head, _, name = path.rpartition("/")
     temporary = f"{head}/.{name}" if head else f".{name}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        try:
-            fd = os.open(temporary, flags, 0o644)
-        except FileExistsError:
-            os.unlink(temporary)
-            fd = os.open(temporary, flags, 0o644)
+        fd = create_anew(temporary, 0o644)
         try:
             os.write(fd, str(pid).encode())
         finally:

@@ -37,7 +37,7 @@ class Log:
     def __call__(self, level: str, message: str) -> None:
         if level == "debug" and not self.debugging:
             return
-        plain = message if message.isprintable() else _escape(message)
+        plain = message if message.isprintable() else escape(message)
         if self._fd >= 0:
             self._write(self._fd, self.line(level, message))
             # runc repeats an error on stderr, where conmon and people look for it.
@@ -54,7 +54,7 @@ class Log:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self.format == "json":
             return dump({"level": level, "msg": message, "time": now}) + "\n"
-        quoted = _escape(message.replace("\\", "\\\\").replace('"', '\\"'))
+        quoted = escape(message.replace("\\", "\\\\").replace('"', '\\"'))
         return f'time="{now}" level={level} msg="{quoted}"\n'
 
     @staticmethod
@@ -65,7 +65,7 @@ class Log:
             pass  # nowhere left to complain
 
 
-def _escape(message: str) -> str:
+def escape(message: str) -> str:
     """Control characters as Go's %q writes them: a name from an image must not start a line or move the cursor."""
     return "".join(char if char >= " " and not "\x7f" <= char <= "\x9f" else
                    _ESCAPES.get(char) or (f"\\x{ord(char):02x}" if char < "\x80" else f"\\u{ord(char):04x}")

@@ -41,7 +41,7 @@ def prepare(directory: StateDir, config: Config) -> None:
     os.mkdir(DIRECTORY, 0o755, dir_fd=directory.fd)
     config["mounts"] = [*(config.get("mounts") or ()), {
         "destination": INSIDE, "source": f"{directory.path}/{DIRECTORY}", "type": "bind",
-        "options": ["bind", "nosuid", "noexec", "nodev", "ro"]}]
+        "options": ["bind", "rprivate", "nosuid", "noexec", "nodev", "ro"]}]
     process["env"] = [*(process.get("env") or ()), f"NOTIFY_SOCKET={INSIDE}/{SOCKET}"]
 
 

@@ -58,6 +58,19 @@ def make_private(path: str) -> None:
         missing.pop()
 
 
+def create_anew(path: str, mode: int) -> int:
+    """A file of ours at `path`, to be written to.  Raises OSError.
+
+    What is there by that name goes, unopened: where others may write, too, it may be a link, a fifo, a file of theirs.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, mode)
+    except FileExistsError:
+        os.unlink(path)
+        return os.open(path, flags, mode)
+
+
 def open_in_root(root_fd: int, unsafe_path: str, flags: int = O_PATH, *, follow: bool = True) -> int:
     """Open `unsafe_path` as if `root_fd` were `/`; with `follow` False no component may be a link.
 

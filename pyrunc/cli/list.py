@@ -22,6 +22,7 @@ _GAP = 4
 
 def run(args: Args, context: Context) -> int:
     from pyrunc.lifecycle import load_all
+    from pyrunc.log import escape
     from pyrunc.spec.load import dump
 
     if args["format"] not in ("table", "json"):
@@ -38,7 +39,8 @@ def run(args: Args, context: Context) -> int:
         print(dump(states) if states else "null")  # Go's encoding of an empty list, which clients expect
         return 0
     rows = [tuple(column.upper() for column in _COLUMNS)]
-    rows += [tuple(str(state[column]) for column in _COLUMNS) for state in states]
+    # A bundle's name is whatever somebody has called a directory.
+    rows += [tuple(escape(str(state[column])) for column in _COLUMNS) for state in states]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
     for row in rows:
         print((" " * _GAP).join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

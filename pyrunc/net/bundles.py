@@ -12,6 +12,7 @@ import os
 
 from pyrunc.__main__ import command_line
 from pyrunc.errors import BundleError, NetworkError, PyruncError, UsageError, kernel_error
+from pyrunc.paths import create_anew
 from pyrunc.spec.load import dump_pretty, parse
 
 from . import attachments, cni_config, cni_host, hosts, networks, rootless
@@ -181,7 +182,7 @@ def _read(bundle: str) -> dict[str, Any]:
 def _write(bundle: str, config: dict[str, Any]) -> None:
     aside = f"{bundle}/.config.json"
     try:
-        with open(aside, "w") as file:
+        with open(create_anew(aside, 0o600), "w") as file:
             file.write(dump_pretty(config) + "\n")
             os.fchmod(file.fileno(), os.stat(f"{bundle}/config.json").st_mode & 0o777)
         os.rename(aside, f"{bundle}/config.json")

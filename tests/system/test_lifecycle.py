@@ -136,6 +136,19 @@ def test_list(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     assert table[1].split()[:3] == [first, str(runtime.state(first)["pid"]), "created"]
 
 
+def test_list_shows_no_control_characters(runtime: Runtime, bundle: Bundle, host: Host) -> None:
+    """A bundle's directory may have any name: it must not start a line, nor speak to the terminal."""
+    place = bundle.path.parent / "a\x1b[2Jb\nc"
+    bundle.args("true").save()
+    bundle.path.rename(place)
+    container = runtime.new_id()
+    assert runtime("create", "--bundle", place, container, stdin="").code == 0
+    listed = runtime("list")
+    assert len(listed.lines) == 2 and "\\x1b[2Jb\\nc" in listed.out and "\x1b" not in listed.out, listed
+    assert runtime("delete", "--force", container).code == 0
+
+
+
 def test_config_is_what_it_was_at_create(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
     """runtime.md, Lifecycle, 2: later updates to config.json must not affect the container."""
     marks = tmp_path / "marks"

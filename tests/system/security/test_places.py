@@ -85,6 +85,19 @@ def test_a_pid_file_is_our_own(runtime: Runtime, bundle: Bundle, host: Host, att
                                             check=False).returncode == 124)
 
 
+def test_a_bundle_is_not_written_through_links(tmp_path: Path) -> None:
+    """`net setup` writes config.json aside first, in a directory that may be somebody else's."""
+    from pyrunc.net import bundles
+
+    victim = tmp_path / "victim"
+    victim.write_text("of the host")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / ".config.json").symlink_to(victim)
+    bundles._write(str(tmp_path), {"hostname": "web"})
+    assert victim.read_text() == "of the host" and not (tmp_path / "config.json").is_symlink()
+    assert json.loads((tmp_path / "config.json").read_text()) == {"hostname": "web"}
+
+
 @pytest.mark.attack("state directories", "where --root is somebody else's: a container there that has hooks")
 def test_the_state_of_another_user_is_not_believed(runtime: Runtime, host: Host, attack: Attack, tmp_path: Path,
                                                    weakened: Callable[[str], Runtime]) -> None:
