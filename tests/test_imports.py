@@ -170,8 +170,9 @@ def test_imports_of(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path
 NETTING = {"pyrunc.cli.groups", "pyrunc.cli.net", "pyrunc.cli.netting", "pyrunc.linux", "pyrunc.linux._syscall",
            "pyrunc.linux.conntrack", "pyrunc.linux.netlink", "pyrunc.linux.nftables", "pyrunc.linux.nr",
            "pyrunc.linux.process", "pyrunc.linux.rtnetlink", "pyrunc.linux.syscall", "pyrunc.net",
-           "pyrunc.net.attachments", "pyrunc.net.foreign", "pyrunc.net.hosts", "pyrunc.net.ipam", "pyrunc.net.links",
-           "pyrunc.net.model", "pyrunc.net.networks", "pyrunc.net.ports", "pyrunc.net.ruleset", "pyrunc.net.store"}
+           "pyrunc.net.attachments", "pyrunc.net.foreign", "pyrunc.net.gateways", "pyrunc.net.hosts", "pyrunc.net.ipam",
+           "pyrunc.net.links", "pyrunc.net.model", "pyrunc.net.networks", "pyrunc.net.ports",
+           "pyrunc.net.ruleset", "pyrunc.net.store"}
 
 
 @pytest.mark.parametrize("name", ["attach", "detach"])

@@ -24,7 +24,10 @@ def run(args: Args, context: Context) -> int:
     if wanted and not (wanted.isascii() and wanted.isdigit() and len(wanted) < 6):
         raise UsageError(f"{args['port']!a} is no port", hint="80, or 53/udp")
     found = []
-    for attachment in netting.store(args).attachments(container=check_container(args["container-id"])):
+    attachments = netting.store(args).attachments(container=check_container(args["container-id"]))
+    if not attachments:
+        raise NetworkError(f"{args['container-id']} is in no network", hint="`pyrunc net inspect` shows who is in one")
+    for attachment in attachments:
         for port in attachment.ports:
             if not wanted or (port.container <= int(wanted) < port.container + port.count
                               and port.protocol == (protocol or "tcp")):

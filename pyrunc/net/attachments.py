@@ -15,7 +15,7 @@ from pyrunc.errors import NetworkError, PyruncError, UsageError, kernel_error
 from pyrunc.linux.netlink import Route
 from pyrunc.linux.nftables import Netfilter
 
-from . import foreign, hosts, links, networks, ruleset
+from . import foreign, gateways, hosts, links, networks, ruleset
 from . import ports as published
 from .ipam import Leases
 from .model import (
@@ -86,6 +86,7 @@ def detach(store: Store, network: str, *, container: str, ifname: str = "", warn
             for attachment in store.attachments(network=network, container=check_container(container)):
                 if not ifname or attachment.interface == ifname:
                     work.detach(attachment)
+                    gateways.hand_on(store, attachment, warn)
                     done = True
             return done
     finally:
@@ -126,6 +127,7 @@ def remove_network(store: Store, name: str, *, force: bool = False, warn: Warn =
                     raise NetworkError(f"{attachment.container} is in the network {name}",
                                        hint=f"`pyrunc net detach {attachment.container} {name}`, or --force")
                 work.detach(attachment)
+                gateways.hand_on(store, attachment, warn)
             work.remove(network)
     finally:
         work.close()
@@ -204,9 +206,7 @@ class _Work:
         published.check(wanted.ports, wanted.ips)
         if not wanted.mac and wanted.addresses and network.driver != "ipvlan":
             wanted.mac = links.mac_of(wanted.ips[0]).hex(":")
-        if not network.internal and not self._has_default_route(wanted):
-            wanted.gateways = tuple(gateway for gateway in network.gateways
-                                    if gateway and family_of(gateway) in map(family_of, wanted.ips))
+        wanted.gateways = gateways.choose(self.store, network, wanted)
         for attempt in range(_PORT_TRIES):
             ports = wanted.ports
             wanted.ports = tuple(published.choose(port) for port in ports)
@@ -233,11 +233,6 @@ class _Work:
                 self.detach(attachment)
         if alive:
             self.rebuild()
-
-    def _has_default_route(self, wanted: Attachment) -> bool:
-        """Whether another network that the container is in has given it its default route."""
-        return any(other.gateways and other.netns_id == wanted.netns_id
-                   for other in self.store.attachments(container=wanted.container))
 
     def _check(self, network: Network, wanted: Attachment, inside: set[str]) -> None:
         for other in self.store.attachments(network=network.name, container=wanted.container):

@@ -293,6 +293,21 @@ def furnish(network: Network, attachment: Attachment, namespace: Namespace) -> s
         raise _error(f"set up the container's {name}", error) from None
 
 
+def add_default_routes(attachment: Attachment, namespace: Namespace) -> None:
+    """By its gateways, on a device that is there.  Raises KernelError."""
+    try:
+        with namespace:
+            route = Route()
+        try:
+            link = route.link(attachment.interface)
+            route.carry_out([rt.new_route(link.index, b"", 0, pack_address(gateway))
+                             for gateway in attachment.gateways])
+        finally:
+            route.close()
+    except OSError as error:
+        raise _error(f"add a default route by the container's {attachment.interface}", error) from None
+
+
 def loopback(namespace: Namespace) -> None:
     """Set lo up.  Raises KernelError."""
     try:

@@ -29,9 +29,13 @@ if TYPE_CHECKING:
     from .store import Store
 
 DEFAULT = "default"
+RESERVED = ("host", "none")  # what `image run` and docker's users call other things
 #: Where subnets come from that nobody names: /24s of a corner that neither Docker nor Podman nor kind uses.
 POOL = Subnet(4, 0x0AD00000, 12)  # 10.208.0.0/12
 _POOL_PREFIX = 24
+#: This host, groups; a link's own addresses and IPv4 ones as IPv6 writes them.
+_NOT_FOR_NETWORKS = [Subnet.parse(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/96",
+                                                     "::ffff:0.0.0.0/96", "fe80::/10", "ff00::/8")]
 _MIN_MTU, _MAX_MTU = 576, 65535
 _MIN_MTU_6 = 1280  # RFC 8200
 
@@ -43,6 +47,8 @@ def create(store: Store, name: str, *, driver: str = "bridge", subnets: Iterable
     """Make a network: what it is, not yet its bridge.  Raises UsageError, NetworkError."""
     if driver not in DRIVERS:
         raise UsageError(f"{driver!a} is no driver", hint=", ".join(DRIVERS))
+    if name in RESERVED:
+        raise UsageError(f"{name} can't be a network's name: `--net {name}` means something else")
     network = Network(
         check_name(name), driver=driver, mtu=mtu, internal=internal, isolate=isolate,
         dns=[check_address(address) for address in dns], search=[check_host_name(domain) for domain in search],
@@ -88,6 +94,9 @@ def _place(store: Store, route: Route, network: Network, wanted: list[Subnet], g
     for subnet in wanted:
         if subnet.size < 2 or subnet.prefix < 8:
             raise UsageError(f"{subnet} is no subnet to take addresses from", hint="from /8 on, and two at least")
+        for its in _NOT_FOR_NETWORKS:
+            if subnet.overlaps(its):
+                raise UsageError(f"{subnet} is no subnet to take addresses from: {its} has another meaning")
         for other, its in others:
             if subnet.overlaps(its):
                 raise NetworkError(f"{subnet} overlaps {its}, which is the network {other.name}'s")

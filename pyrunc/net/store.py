@@ -213,6 +213,11 @@ class Store:
         os.makedirs(f"{self.path}/attachments/{attachment.container}", 0o700, exist_ok=True)
         os.rename(f"{self.path}/{_WORKING}", f"{self.path}/attachments/{attachment.key}.json")
 
+    def update(self, attachment: Attachment) -> None:
+        """What is known of one that is there has changed."""
+        directory, _, name = attachment.key.partition("/")
+        _write(f"{self.path}/attachments/{directory}", f"{name}.json", attachment.to_data())
+
     def begin_undoing(self, attachment: Attachment) -> None:
         os.rename(f"{self.path}/attachments/{attachment.key}.json", f"{self.path}/{_WORKING}")
 

@@ -123,6 +123,9 @@ def test_ranges_and_ports_that_the_host_chooses(netlab: Lab) -> None:
     assert netlab.pyrunc("net", "port", "server", "91/udp") == f"91/udp -> 0.0.0.0:{chosen[1]}\n"
     assert netlab.do("net", "port", "server", "91").err == \
         "pyrunc: net port: port 91 of server is not published\n"
+    done = netlab.do("net", "port", "nobody")
+    assert (done.code, done.err) == (1, "pyrunc: net port: nobody is in no network (`pyrunc net inspect` shows who is "
+                                        "in one)\n")
 
 
 @pytest.mark.parametrize("family", [4, 6])

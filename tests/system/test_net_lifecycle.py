@@ -64,6 +64,13 @@ def test_networks_are_made_listed_shown_and_removed(netlab: Lab) -> None:
      "the gateway fd00::1 is in none of the network's subnets"),
     (("x", "--subnet", "10.7.0.0/24", "--subnet", "10.8.0.0/24"),
      "a network has one subnet of IPv4 and one of IPv6 at most"),
+    (("host",), "host can't be a network's name: `--net host` means something else"),
+    (("x", "--subnet", "127.8.0.0/16"), "127.8.0.0/16 is no subnet to take addresses from: 127.0.0.0/8 has another "
+                                        "meaning"),
+    (("x", "--subnet", "239.0.0.0/24"), "239.0.0.0/24 is no subnet to take addresses from: 224.0.0.0/3 has another "
+                                        "meaning"),
+    (("x", "--subnet", "fe80:0:0:1::/64"), "fe80:0:0:1::/64 is no subnet to take addresses from: fe80::/10 has another "
+                                           "meaning"),
     (("x", "--mtu", "100"), "an MTU of 100 is out of range (from 576, with IPv6 1280, to 65535)"),
     (("x", "--driver", "overlay"), "'overlay' is no driver (bridge, macvlan, ipvlan, none)"),
     (("x", "--driver", "macvlan"), "a network of macvlan devices needs --subnet (that of the network which its parent "
@@ -430,13 +437,21 @@ def test_a_container_in_two_networks(netlab: Lab) -> None:
         netlab.pyrunc("net", "create", name)
     both, front, back = (netlab.container(name) for name in ("both", "front", "back"))
     first, second = attach(netlab, both, "front"), attach(netlab, both, "back")
-    attach(netlab, front, "front"), attach(netlab, back, "back")
+    attach(netlab, front, "front")
+    alone = attach(netlab, back, "back")
     assert (first["interface"], second["interface"]) == ("eth0", "eth1")
     assert [route for route in both.routes() if route.startswith("default")] == [f"default {gateway(first)} eth0"]
     both.listen(80)
     assert front.ask(ip(first), 80).name == "both" and back.ask(ip(second), 80).name == "both"
     detach(netlab, both, "front")
     assert both.links().keys() == {"eth1"} and back.ask(ip(second), 80).name == "both"
+    # The default route is the other's now, as docker has it, and is known to be.
+    assert [route for route in both.routes() if route.startswith("default")] == [f"default {gateway(alone)} eth1"]
+    netlab.outside.listen(7000)
+    assert both.ask(OUTSIDE_4, 7000).name == "outside"
+    assert attach(netlab, both, "front")["gateways"] == []
+    netlab.pyrunc("net", "rm", "--force", "back")
+    assert [route.split()[0] for route in both.routes()].count("default") == 1
 
 
 def test_the_address_that_was_free_the_longest(netlab: Lab) -> None:
