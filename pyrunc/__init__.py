@@ -16,7 +16,6 @@ from pyrunc._version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyrunc.creation import CreateOptions
     from pyrunc.errors import (
         BundleError,
         ConfigError,
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
         PyruncError,
         UsageError,
     )
-    from pyrunc.execution import ExecOptions
     from pyrunc.lifecycle import Container, load_all
+    from pyrunc.options import CreateOptions, ExecOptions
 
 __all__ = [
     "BundleError",
@@ -48,8 +47,8 @@ __all__ = [
     "load_all",
 ]
 
-_HOME = {"Container": "pyrunc.lifecycle", "load_all": "pyrunc.lifecycle", "CreateOptions": "pyrunc.creation",
-         "ExecOptions": "pyrunc.execution"}
+_HOME = {"Container": "pyrunc.lifecycle", "load_all": "pyrunc.lifecycle", "CreateOptions": "pyrunc.options",
+         "ExecOptions": "pyrunc.options"}
 
 
 def __getattr__(name: str) -> object:

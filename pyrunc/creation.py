@@ -21,6 +21,7 @@ from .hooks import hooks_of, run_hooks
 from .lifecycle import Container, count_mounts
 from .limits import has_small_memory
 from .linux import process as k
+from .options import CreateOptions
 from .rootfs import open_proc
 from .state import CONFIG, START, StateDir, process_start
 
@@ -37,33 +38,6 @@ if TYPE_CHECKING:
     from .seccomp_agent import Agent
 else:
     import _signal  # what `signal` wraps; that one costs importing enum
-
-
-
-class CreateOptions:
-    """What the command line adds to a bundle."""
-
-    __slots__ = ("cgroup_manager", "console_fd", "console_socket", "keyring", "listen_fds", "listen_names",
-                 "notify_socket", "pid_file", "pidfd_socket", "pivot", "preserve_fds", "rootless")
-
-    def __init__(self, *, console_socket: str = "", pid_file: str = "", pidfd_socket: str = "", pivot: bool = True,
-                 keyring: bool = True, preserve_fds: int = 0, cgroup_manager: str = "cgroupfs", console_fd: int = -1,
-                 rootless: bool | None = None, notify_socket: str = "", listen_fds: int = 0,
-                 listen_names: str = "") -> None:
-        self.console_socket = console_socket
-        self.pidfd_socket = pidfd_socket
-        self.pid_file = pid_file
-        self.pivot = pivot
-        self.keyring = keyring
-        self.preserve_fds = preserve_fds
-        self.cgroup_manager = cgroup_manager  # cgroupfs, systemd, or disabled: no cgroup is made, and none joined
-        self.notify_socket = notify_socket  # $NOTIFY_SOCKET: the container gets one of its own then
-        self.listen_fds = listen_fds  # from 3 on, before those of preserve_fds; $LISTEN_FDS
-        self.listen_names = listen_names
-        # Whether a cgroup may be missed, and the user's systemd is the one to ask; None: depends on who we are.
-        self.rootless = rootless
-        # For a caller that relays a terminal itself: a socket over which the master is sent.
-        self.console_fd = console_fd
 
 
 def create(bundle_path: str, container_id: str, root: str, options: CreateOptions | None,

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
-    from .creation import CreateOptions
-    from .execution import ExecOptions
     from .lifecycle import Container, Report
+    from .options import CreateOptions, ExecOptions
     from .spec.types import Process
 
 # At the end of the path: nothing beside the package can shadow the standard library.
@@ -46,7 +45,8 @@ def create_elsewhere(bundle: str, container_id: str, root: str, options: CreateO
 
 def exec_in(container: Container, process: Process | Sequence[str], options: ExecOptions | None) -> int:
     """Container.exec.  Raises PyruncError."""
-    from .execution import ExecOptions, merge
+    from .execution import merge
+    from .options import ExecOptions
 
     options = options or ExecOptions()
     _refuse_descriptors(options, "by the library")
@@ -122,14 +122,16 @@ def main(writer: str, paper: str) -> NoReturn:
             sheet.seek(0)
             wanted: Any = parse(sheet.read(), "the order")
         if "create" in wanted:
-            from .creation import CreateOptions, create
+            from .creation import create
+            from .options import CreateOptions
 
             created = create(wanted["bundle"], wanted["create"], wanted["root"], CreateOptions(**wanted["options"]),
                              report)
             say({"pid": created.pid})
         else:
-            from .execution import ExecOptions, start
+            from .execution import start
             from .lifecycle import Container
+            from .options import ExecOptions
 
             # As a child of the program's, who is to get its exit status.
             pid = start(Container.load(wanted["exec"], wanted["root"], report), wanted["process"],

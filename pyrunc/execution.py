@@ -32,6 +32,7 @@ from .errors import ContainerError, ContainerNotFound, PyruncError, UsageError, 
 from .limits import has_small_memory
 from .linux import process as k
 from .linux.syscall import clone3
+from .options import ExecOptions
 from .rootfs import open_proc
 from .state import TRACER, process_start
 
@@ -54,29 +55,6 @@ else:
 _INHERITED = ("capabilities", "apparmorProfile", "selinuxLabel", "scheduler", "ioPriority", "execCPUAffinity",
               "oomScoreAdj")
 _DYING = 2.0  # seconds for an init whose pid namespace takes no more processes to be gone
-
-
-class ExecOptions:
-    """What the command line adds to the process.
-
-    `sub_cgroups`: by controller ("" on v2) a cgroup below the container's, to be joined in its place.
-    `watched`: a descriptor, and what is called when it is readable while the process is waited for; what
-    that raises ends it.
-    """
-
-    __slots__ = ("console_fd", "console_socket", "ignore_paused", "pid_file", "pidfd_socket", "preserve_fds",
-                 "sub_cgroups", "watched")
-
-    def __init__(self, *, console_socket: str = "", pid_file: str = "", pidfd_socket: str = "", preserve_fds: int = 0,
-                 sub_cgroups: dict[str, str] | None = None, ignore_paused: bool = False, console_fd: int = -1) -> None:
-        self.console_socket = console_socket
-        self.pid_file = pid_file
-        self.pidfd_socket = pidfd_socket
-        self.preserve_fds = preserve_fds
-        self.sub_cgroups = sub_cgroups or {}
-        self.ignore_paused = ignore_paused
-        self.console_fd = console_fd  # for a caller that relays a terminal itself: a socket for the master
-        self.watched: tuple[int, Callable[[], None]] | None = None
 
 
 def start(container: Container, wanted: Process, options: ExecOptions | None = None, *,

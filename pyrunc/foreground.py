@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
 
-    from .creation import CreateOptions
-    from .execution import ExecOptions
     from .lifecycle import Report
+    from .options import CreateOptions, ExecOptions
     from .restore import RestoreOptions
     from .spec.types import Config, Process
     from .streams import Streams

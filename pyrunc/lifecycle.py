@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .cgroup import Cgroup
-    from .creation import CreateOptions
-    from .execution import ExecOptions
+    from .options import CreateOptions, ExecOptions
     from .spec.types import Config, IntelRdt, Process, Resources
     from .starting import Released
 

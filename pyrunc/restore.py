@@ -39,7 +39,7 @@ from .checkpoint import (
     outside,
     resolve,
 )
-from .creation import CreateOptions, Creation
+from .creation import Creation
 from .devices import plan as plan_devices
 from .errors import ConfigError, PyruncError, UsageError, kernel_error
 from .init import loopback_up
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
     from .criu import Value
     from .lifecycle import Container, Report
+    from .options import CreateOptions
     from .spec.types import Process
 
 _WITHOUT_SELINUX = "selinux not supported by kernel"

@@ -43,8 +43,8 @@ UPDATING = {"pyrunc.control", "pyrunc.resources", "pyrunc.limits", "pyrunc.devic
 #: What goes into a container, and nothing of what makes one (creation, init, mounts, devices).
 ENTERING = {"pyrunc.capabilities", "pyrunc.channel", "pyrunc.console", "pyrunc.doors", "pyrunc.entering",
             "pyrunc.execution", "pyrunc.foreground", "pyrunc.handover", "pyrunc.joining", "pyrunc.linux.mount",
-            "pyrunc.mountopts", "pyrunc.namespaces", "pyrunc.passwd", "pyrunc.process", "pyrunc.rlimits",
-            "pyrunc.rootfs", "pyrunc.scheduling"}
+            "pyrunc.mountopts", "pyrunc.namespaces", "pyrunc.options", "pyrunc.passwd", "pyrunc.process",
+            "pyrunc.rlimits", "pyrunc.rootfs", "pyrunc.scheduling"}
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "version": (("--version",), set()),
     "state": (("state", "{id}"), LIFECYCLE),

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrunc.cli import Context
     from pyrunc.cli.options import Args
-    from pyrunc.creation import CreateOptions
+    from pyrunc.options import CreateOptions
 
 OPTIONS = (
     Option("bundle", "b", kind="text", metavar="DIR", help="the bundle (default: the current directory)"),
@@ -30,7 +30,7 @@ def bundle(args: Args) -> str:
 
 
 def options(args: Args, context: Context, console_fd: int = -1) -> CreateOptions:
-    from pyrunc.creation import CreateOptions
+    from pyrunc.options import CreateOptions
 
     listen_fds, listen_names = 0, ""
     if "LISTEN_FDS" in os.environ:

@@ -57,10 +57,10 @@ def run(args: Args, context: Context) -> int:
 
 
 def _run(args: Args, context: Context) -> int:
-    from pyrunc.execution import ExecOptions
     from pyrunc.foreground import execute
     from pyrunc.joining import parse
     from pyrunc.lifecycle import Container
+    from pyrunc.options import ExecOptions
 
     def options(console_fd: int) -> ExecOptions:
         return ExecOptions(

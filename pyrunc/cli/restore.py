@@ -30,8 +30,8 @@ ARGUMENTS = criu.ARGUMENTS
 
 
 def run(args: Args, context: Context) -> int:
-    from pyrunc.creation import CreateOptions
     from pyrunc.foreground import restore
+    from pyrunc.options import CreateOptions
     from pyrunc.restore import RestoreOptions
 
     pid_file = os.path.abspath(args["pid-file"]) if args["pid-file"] else ""

@@ -17,10 +17,10 @@ import sys
 from typing import TYPE_CHECKING, Any, final
 
 from pyrunc.__main__ import command_line
-from pyrunc.creation import CreateOptions
 from pyrunc.errors import ContainerExists, ContainerNotFound, ImageError, PyruncError, from_data
 from pyrunc.foreground import run as run_in_foreground
 from pyrunc.lifecycle import Container
+from pyrunc.options import CreateOptions
 from pyrunc.spec.load import dump_pretty
 
 from . import overlay, subids, trees, unpack, uses

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 
-from pyrunc.creation import CreateOptions
 from pyrunc.errors import ContainerNotFound
 from pyrunc.lifecycle import Container
 from pyrunc.log import Log
+from pyrunc.options import CreateOptions, ExecOptions
 from pyrunc.spec.load import load_process, parse
 
 from . import rootfs, worker
@@ -108,7 +108,7 @@ def start_exec(container_id: str, root: str, spec: bytes, terminal: bool, pid_fi
     process["terminal"] = terminal
     with Container.load(container_id, root, report) as container:
         return {"pid": execution.start(container, process,
-                                       execution.ExecOptions(pid_file=pid_file, console_fd=console))}
+                                       ExecOptions(pid_file=pid_file, console_fd=console))}
 
 
 def kill(container_id: str, root: str, number: int, everyone: bool) -> None:
