@@ -12,7 +12,7 @@ import os
 
 from .channel import pair
 from .doors import killed_at_birth
-from .errors import ConfigError, KernelError, PyruncError, kernel_error, reference_token
+from .errors import ConfigError, KernelError, PyruncError, attempt, kernel_error, reference_token
 from .linux import process as k
 from .linux.syscall import clone3
 
@@ -353,8 +353,9 @@ def become_root(*, keep_groups: bool) -> None:
             os.setgroups([])
         except PermissionError:
             pass  # setgroups is denied in this namespace (user_namespaces(7)); the groups stay as they are
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
+    hints = {errno.EINVAL: "it has to be mapped: what is made in there is its"}
+    attempt("/linux/gidMappings", "take gid 0 of the user namespace", lambda: os.setresgid(0, 0, 0), hints)
+    attempt("/linux/uidMappings", "take uid 0 of the user namespace", lambda: os.setresuid(0, 0, 0), hints)
 
 
 def _open_time_offsets(namespaces: NamespacePlan, proc: int) -> int:

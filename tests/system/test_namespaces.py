@@ -385,6 +385,19 @@ def test_a_user_id_without_a_mapping_is_an_error(runtime: Runtime, bundle: Bundl
         assert "/process/user" in result.err
 
 
+@pytest.mark.parametrize("more", [[], ["time"]], ids=["at once", "by a process between"])
+def test_a_user_namespace_without_a_root(runtime: Runtime, bundle: Bundle, host: Host, more: list[str]) -> None:
+    """The container is made by its root: without one the error says what is missing."""
+    owned_by(mapped(bundle, [{"containerID": 1000, "hostID": 101000, "size": 10}]), 101000)
+    for kind in more:
+        bundle.namespace(kind)
+    result = runtime.run(bundle, "true")
+    assert result.code == 1
+    if runtime.name == "pyrunc":
+        assert ": /linux/gidMappings: take gid 0 of the user namespace: invalid argument (EINVAL) (it has to be " \
+            in result.err
+
+
 def test_mounts_in_a_user_namespace(runtime: Runtime, bundle: Bundle, host: Host, tmp_path: Path) -> None:
     """All of the default's mounts, and a bind from a place that only the real root can reach."""
     secret = tmp_path / "closed" / "data"
