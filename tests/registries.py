@@ -99,7 +99,7 @@ def authority(path: Path) -> tuple[Path, Path]:
 
 def certificate(path: Path, ca: tuple[Path, Path]) -> tuple[Path, Path]:
     """A server's certificate for 127.0.0.1, signed by `ca`."""
-    (path / "ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    (path / "ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.test\n")
     subprocess.run(["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj",
                     "/CN=127.0.0.1", "-keyout", path / "server.key", "-out", path / "server.csr"],
                    check=True, capture_output=True)
@@ -189,7 +189,10 @@ class TokenServer:
 
 
 class Proxy:
-    """An HTTP proxy on loopback that wants a password; `requests` are the methods and targets it let through."""
+    """An HTTP proxy on loopback that wants a password; `requests` are the methods and targets it let through.
+
+    It alone knows where the host `registry.test` is: here.
+    """
 
     def __init__(self, user: str, password: str) -> None:
         self.requests: list[str] = []
@@ -209,7 +212,7 @@ class Proxy:
                 if not self.allowed():
                     return
                 host, _, port = self.path.rpartition(":")
-                with socket.create_connection((host, int(port)), 30) as onward:
+                with socket.create_connection((host.replace("registry.test", "127.0.0.1"), int(port)), 30) as onward:
                     self.send_response(200)
                     self.end_headers()
                     ends = {self.connection: onward, onward: self.connection}
@@ -226,7 +229,7 @@ class Proxy:
                 parts = urllib.parse.urlsplit(self.path)
                 kept = {name: value for name, value in self.headers.items() if not name.lower().startswith("proxy-")}
                 owner.forwarded.append(kept)
-                onward = http.client.HTTPConnection(parts.netloc, timeout=30)
+                onward = http.client.HTTPConnection(parts.netloc.replace("registry.test", "127.0.0.1"), timeout=30)
                 onward.request(self.command, f"{parts.path}?{parts.query}", headers={**kept, "Connection": "close"})
                 answer = onward.getresponse()
                 body = answer.read()

@@ -16,7 +16,6 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, final
 from urllib.parse import unquote, urlencode, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
@@ -25,6 +24,7 @@ from pyrunc._version import __version__
 from pyrunc.errors import RegistryError, errno_text
 
 from . import auth, outward
+from .proxies import proxy_for
 from .reference import DOCKER_HUB
 from .tokens import check_realm, may_have_credentials, parse_challenges
 
@@ -188,12 +188,9 @@ class Session:
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         """The connections for `url`: through a proxy where the environment names one."""
-        parts = urlsplit(url)
-        proxy = ""
-        if not proxy_bypass(parts.hostname or ""):
-            proxy = getproxies().get(parts.scheme, "")
+        proxy = proxy_for(*_origin(url))
         ours = _origin(url) == (("https", *_origin(f"https://{self.endpoint.host}")[1:]))
-        elsewhere = _origin(url)[1:] != _origin(f"{parts.scheme}://{self.endpoint.host}")[1:]
+        elsewhere = _origin(url)[1:] != _origin(f"{urlsplit(url).scheme}://{self.endpoint.host}")[1:]
         key = f"{proxy} {ours} {elsewhere}"
         pool = self._pools.get(key)
         if pool is None:
@@ -215,8 +212,7 @@ class Session:
             headers = urllib3.make_headers(proxy_basic_auth=user) if user != ":" else None
             return urllib3.ProxyManager(address, proxy_headers=headers, **options)
         except (HTTPError, ValueError) as error:
-            shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-            raise RegistryError(f"{self.where}: the proxy {shown[:200]!a}: {error}",
+            raise RegistryError(f"{self.where}: the proxy {_without_password(proxy)!a}: {error}",
                                 hint="HTTPS_PROXY and HTTP_PROXY name it, NO_PROXY what goes without it") from None
 
     def _tls(self, ours: bool) -> ssl.SSLContext:
@@ -343,6 +339,9 @@ class Session:
             hint = "it speaks plain HTTP: --tls-verify=false, or insecure = true in registries.conf"
         elif "Name or service not known" in text or "name resolution" in text:
             hint = f"is {self.endpoint.host} the registry's name, and is there a network?"
+        proxy = proxy_for(*_origin(f"{self.scheme or 'http'}://{self.endpoint.host}"))
+        if proxy and not hint:
+            hint = f"by the proxy {_without_password(proxy)}; NO_PROXY names what goes without it"
         return Unreachable(f"{self.where}: {about}{_wording(error)}", hint=hint)
 
     def _told(self, response: BaseHTTPResponse) -> str:
@@ -382,6 +381,11 @@ def _origin(url: str) -> tuple[str, str, int]:
     except ValueError:
         port = 0
     return parts.scheme, (parts.hostname or "").lower(), port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+
+
+def _without_password(proxy: str) -> str:
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()[:200]
 
 
 def _seconds(after: str) -> float:

@@ -481,29 +481,35 @@ blocked = true
 
 
 def test_through_a_proxy(registry: Registry, images: Images, layout: Path, tmp_path: Path) -> None:
-    """HTTP_PROXY and HTTPS_PROXY, with a password that the registry never sees; NO_PROXY goes past it."""
+    """HTTP_PROXY and HTTPS_PROXY, with a password that the registry never sees; what is on this machine is near."""
     proxy = registries.Proxy("alice", "s/ecret")
     address = f"http://alice:s%2Fecret@{proxy.address}"
-    name = f"{registry.host}/test/bb:1"
+    host = f"registry.test:{registry.port}"
+    name = f"{host}/test/bb:1"
+    (images.path / "registries.conf").write_text(f"[[registry]]\nlocation = '{host}'\ninsecure = true\n")
     try:
-        images.ok("pull", name, http_proxy=address)
-        targets = [line for line in proxy.requests if f"http://{registry.host}/v2/test/bb/" in line]
+        images.ok("pull", name, http_proxy=address, https_proxy=address)
+        targets = [line for line in proxy.requests if f"http://{host}/v2/test/bb/" in line]
         assert len([line for line in targets if "/blobs/" in line]) >= 4
         assert proxy.forwarded and not [each for each in proxy.forwarded if "Authorization" in each]
         images.ok("rm", name)
         proxy.requests.clear()
-        images.ok("pull", name, http_proxy=address, no_proxy="127.0.0.1")
+        images.ok("pull", f"{registry.host}/test/bb:1", http_proxy=address, https_proxy=address)
         assert proxy.requests == []
-        images.ok("rm", name)
-        result = images("pull", name, http_proxy=f"http://alice:wrong@{proxy.address}")
+        images.ok("rm", f"{registry.host}/test/bb:1")
+        wrong = f"http://alice:wrong@{proxy.address}"
+        result = images("pull", name, http_proxy=wrong, https_proxy=wrong)
         assert result.code == 1 and "407" in result.err and "wrong" not in result.err, result
-        result = images("pull", name, http_proxy="socks5://alice:wrong@127.0.0.1:1")
+        result = images("pull", name, http_proxy="socks5://alice:wrong@127.0.0.1:1", https_proxy=address)
         assert result.code == 1 and "the proxy 'socks5://127.0.0.1:1'" in result.err and "HTTP_PROXY" in result.err
+        gone = "http://alice:wrong@127.0.0.1:1"
+        result = images("pull", name, http_proxy=gone, https_proxy=gone)
+        assert result.code == 1 and "refused (ECONNREFUSED) (by the proxy http://127.0.0.1:1; NO_PROXY" in result.err
         ca = registries.authority(tmp_path / "ca")
         with registries.serving(tmp_path / "tls", tls=registries.certificate(tmp_path, ca)) as served:
-            secure = f"{served.host}/test/bb:1"
-            run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:bb", f"docker://{secure}")
-            images.ok("pull", secure, https_proxy=address, SSL_CERT_FILE=str(ca[0]))
-            assert {*proxy.requests} == {f"CONNECT {served.host}"}
+            run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:bb", f"docker://{served.host}/test/bb:1")
+            proxy.requests.clear()
+            images.ok("pull", f"registry.test:{served.port}/test/bb:1", https_proxy=address, SSL_CERT_FILE=str(ca[0]))
+            assert {*proxy.requests} == {f"CONNECT registry.test:{served.port}"}
     finally:
         proxy.stop()
