@@ -32,6 +32,7 @@ COVERED = ("/run", "/var/lib/containers", "/var/lib/docker", "/var/lib/container
            "/var/tmp", "/opt/containerd")
 USER = "conformance"  # the ordinary user, in the lane only
 USER_ID = 61234
+CONTAINERS_ID = 61236  # newer ones of shadow's libsubid have ranges for users that exist only
 TEAM_ID = 61235  # a group that the user is in
 SUB_IDS = 600000
 LAYOUTS = ("v1", "hybrid", "v2")
@@ -215,7 +216,8 @@ def furnish(scratch: Path, how: str) -> None:
     for path in COVERED:
         if os.path.isdir(path):
             _mount("-t", "tmpfs", "-o", "mode=1777" if path == "/var/tmp" else "mode=755", "conformance", path)
-    for name, line in (("passwd", f"{USER}:x:{USER_ID}:{USER_ID}::/nonexistent:/bin/sh"),
+    for name, line in (("passwd", f"{USER}:x:{USER_ID}:{USER_ID}::/nonexistent:/bin/sh\n"
+                                  f"containers:x:{CONTAINERS_ID}:{CONTAINERS_ID}::/nonexistent:/bin/sh"),
                        ("group", f"{USER}:x:{USER_ID}:\n{USER}-team:x:{TEAM_ID}:{USER}"),
                        ("subuid", f"{USER}:{SUB_IDS}:65536"), ("subgid", f"{USER}:{SUB_IDS}:65536")):
         original = Path("/etc", name)

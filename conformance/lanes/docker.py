@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ RUNTIME = "tested"  # the runtime's name for dockerd
 class Docker(Engine):
     """One dockerd and its command line; `place` names its directory."""
 
-    exec_missing = "126"  # since Docker 23: 127
+    exec_missing = "127"
     needs = ("docker", "dockerd", "containerd", "iptables", "docker-init", "docker-proxy")
 
     def __init__(self, room: Room, runtime: str, place: str = "docker") -> None:
@@ -33,7 +35,19 @@ class Docker(Engine):
 
     def start(self) -> None:
         image.write(self.scratch / "busybox.tar")
+        release = re.search(r"\d+", self.must("docker", "--version"))
+        if release and int(release[0]) < 23:
+            self.exec_missing = "126"
+        self.plug_in("docker-buildx")
         self.serve()
+
+    def plug_in(self, name: str) -> None:
+        """Let docker find a plugin, which newer ones build with, where it is beside them and not at its own place."""
+        found = shutil.which(name, path=self.environment["PATH"])
+        if found:
+            place = Path(self.environment["HOME"], ".docker/cli-plugins")
+            place.mkdir(parents=True)
+            (place / name).symlink_to(found)
 
     def serve(self, *before: str | Path, **settings: Any) -> None:
         """Start the daemon, `before` it on its command line, and load the image."""
