@@ -11,20 +11,25 @@ from .paths import create_anew
 
 
 def preserved(count: int, listen: int = 0) -> list[int]:
-    """The descriptors 3… of $LISTEN_FDS, and of --preserve-fds after those.  Raises UsageError if one isn't open.
+    """The descriptors 3… of $LISTEN_FDS, and of --preserve-fds after those.
 
-    One that is closed on execve is not the caller's but was opened by us, the log perhaps.
+    Those of $LISTEN_FDS have to be open, and the last of --preserve-fds.  Before that one there may be holes, which
+    stay holes: Podman's --preserve-fd 5,7 comes as --preserve-fds 5.  Raises UsageError.
     """
-    fds = range(3, 3 + listen + count)
-    for fd in fds:  # not a list yet: it may be said to be of any length
-        try:
-            given = os.get_inheritable(fd)
-        except OSError:
-            given = False
-        if not given:
+    fds = range(3, 3 + listen + count)  # not a list yet: it may be said to be of any length
+    for fd in fds[:listen] if fds and _given(fds[-1]) else fds:
+        if not _given(fd):
             what = f"LISTEN_FDS={listen}" if fd < 3 + listen else f"--preserve-fds {count}"
             raise UsageError(f"{what}: descriptor {fd} is not open")
-    return list(fds)
+    return [fd for fd in fds if _given(fd)]
+
+
+def _given(fd: int) -> bool:
+    """Whether it is the caller's: one that is closed on execve was opened by us, the log perhaps."""
+    try:
+        return os.get_inheritable(fd)
+    except (OSError, OverflowError):
+        return False
 
 
 def standard_streams() -> list[str]:

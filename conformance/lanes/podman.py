@@ -66,9 +66,9 @@ class Podman(Engine):
         self.do("healthcheck", "run", name)
 
     def table(self) -> Table[Engine]:
-        from conformance.lanes import checkpoint_checks
+        from conformance.lanes import checkpoint_checks, podman_new
 
-        return Table(engine.TABLE, engine_options.TABLE, TABLE, *([PODMAN_4] if self.release < 5 else []),
+        return Table(engine.TABLE, engine_options.TABLE, TABLE, PODMAN_4 if self.release < 5 else podman_new.TABLE,
                      *([checkpoint_checks.PODMAN] if checkpoint_checks.possible() else []))
 
     def user(self, *words: str | Path, input: str = "") -> Done:

@@ -300,9 +300,23 @@ def test_preserve_fds_passes_exactly_these(runtime: Runtime, bundle: Bundle, hos
     assert [line.rpartition("/")[2] for line in result.lines[3:]] == [f"fd{n}" for n in fds]
 
 
+def test_preserve_fds_leaves_holes(runtime: Runtime, bundle: Bundle, host: Host, probe: Path, tmp_path: Path) -> None:
+    """Podman's --preserve-fd 5,7 comes as --preserve-fds 5: what is ours at 3, 4 and 6 must not be there instead."""
+    for name in "58":
+        (tmp_path / f"fd{name}").write_text(name)
+    bundle.mount(probe, "/probe", options=["bind", "ro"]).args("/probe", "fds")
+    opened = f"exec 5<{tmp_path}/fd5 7<&5 8<{tmp_path}/fd8"
+    result = through_shell(runtime, bundle, opened, "--preserve-fds", "5")
+    assert result.code == 0, result
+    assert [line.split()[0] for line in result.lines] == ["0", "1", "2", "5", "7"]
+    assert [line.rpartition("/")[2] for line in result.lines[3:]] == ["fd5", "fd5"]
+
+
 def test_preserve_fds_that_are_not_there(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     result = runtime.run(bundle, "true", "--preserve-fds", "5")
     assert result.code == 1 and "descriptor 3 is not open" in result.err
+    result = through_shell(runtime, bundle, "exec 3<&0 4<&0", "--preserve-fds", "3")
+    assert result.code == 1 and "--preserve-fds 3: descriptor 5 is not open" in result.err
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&- 2>&-", "<&- >&-", "<&- >&- 2>&-"])
