@@ -190,6 +190,7 @@ def _build(plan: InitPlan) -> RootFs:
         attempt("/domainname", "set the domainname", lambda: k.setdomainname(config.get("domainname") or ""))
     proc_self = os.open("self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=plan.proc)
     root = RootFs(
+        rootfs.open_root(plan.rootfs) if _mounts_nothing(plan) else
         rootfs.attach(plan.rootfs, namespaces.create, config),
         plan.rootfs,
         proc_self,
@@ -210,6 +211,18 @@ def _build(plan: InitPlan) -> RootFs:
         plan.channel.send("mounted")
         plan.channel.expect("go")
     return root
+
+
+def _mounts_nothing(plan: InitPlan) -> bool:
+    """Whether the root can stay as it is in a mount namespace that was joined: what is mounted in there stays there.
+
+    Nobody could take it away later but by entering that namespace again.
+    """
+    linux = plan.config.get("linux") or {}
+    mounting = (plan.mounts, plan.config["root"].get("readonly"), linux.get("rootfsPropagation"),
+                linux.get("maskedPaths"), linux.get("readonlyPaths"), plan.console_fd >= 0,
+                plan.namespaces.has(k.CLONE_NEWUSER))  # where devices are bound
+    return plan.namespaces.joins_a(k.CLONE_NEWNS) and not any(mounting)
 
 
 def loopback_up() -> None:

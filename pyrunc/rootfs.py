@@ -145,6 +145,14 @@ def propagation(config: Config) -> tuple[int, bool] | None:
     return PROPAGATION[name] if name else None
 
 
+def open_root(rootfs: str) -> int:
+    """The root as it is, without a mount of its own; its descriptor.  Raises KernelError."""
+    try:
+        return os.open(rootfs, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise kernel_error(f"open the rootfs {rootfs}", error, pointer="/root/path") from None
+
+
 def attach(rootfs: str, namespaces: int, config: Config) -> int:
     """Make the mount tree independent of the host's, bind the root onto itself; the root's descriptor.
 

@@ -105,6 +105,22 @@ def test_join_by_path(runtime: Runtime, make_bundle: Callable[[str], Bundle], ho
     runtime.clean_up()
 
 
+def test_nothing_stays_in_a_mount_namespace_that_was_joined(runtime: Runtime, make_bundle: Callable[[str], Bundle],
+                                                            host: Host) -> None:
+    """Each container bound the root onto itself, with all that is mounted below, and left that behind."""
+    first, second = make_bundle("first"), make_bundle("second")
+    theirs = pid_of(runtime, runtime.create(first))
+    before = Path(f"/proc/{theirs}/mountinfo").read_text()
+    second.linux["namespaces"] = [{"type": "pid"}, {"type": "mount", "path": f"/proc/{theirs}/ns/mnt"}]
+    second.linux.update(maskedPaths=[], readonlyPaths=[])
+    second.config.update(mounts=[], root={"path": "/"})
+    second.config.pop("hostname")
+    result = runtime.run(second, "ls -d /bin /proc/1")  # the other one's /proc
+    assert result.lines == ["/bin", "/proc/1"], result
+    assert Path(f"/proc/{theirs}/mountinfo").read_text() == before
+    runtime.clean_up()
+
+
 def test_the_runtimes_own_uts_namespace_by_path(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     """config.md, Hostname: the container's UTS namespace may be the runtime's; it has been asked for by name."""
     bundle.namespace("uts", "/proc/self/ns/uts").config["hostname"] = os.uname().nodename  # what it is already
