@@ -256,6 +256,9 @@ class Changes:
                 parent = openat2(root, os.fsdecode(head) or ".", _DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
                 try:
                     info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                    if _is_whiteout(info):  # of a copy, where it hides nothing
+                        warn(f"/{shown} left out: the device 0:0, which a layer can't hold")
+                        continue
                     if not writer.file(change.path, parent, name, info, ownership):
                         warn(f"/{shown} left out: a socket")
                 finally:

@@ -310,6 +310,20 @@ def test_commit_of_nothing_and_with_zstd(images: Images, name: str) -> None:
     assert images.ok("run", "--rm", "zstd:1", "cat", "/z") == "zstd\n"
 
 
+def test_commit_of_what_a_layer_cannot_hold(images: Images, name: str, tmp_path: Path) -> None:
+    """Left out, and said so: it would hide something, or no layer could be unpacked with it."""
+    images.ok("unpack", name, tmp_path / "bundle")
+    root = tmp_path / "bundle/rootfs"
+    os.mknod(root / "zero", 0o20666, 0)
+    (root / ".wh.etc").write_text("")
+    (root / "new").write_text("new")
+    result = images("commit", tmp_path / "bundle", "left:1")
+    assert result.code == 0 and all(f"/{each} left out" in result.err for each in ("zero", ".wh.etc"))
+    images.ok("unpack", "left:1", tmp_path / "again")
+    assert (tmp_path / "again/rootfs/new").exists() and (tmp_path / "again/rootfs/etc/passwd").exists()
+    assert not (tmp_path / "again/rootfs/zero").exists()
+
+
 def test_import_and_export(images: Images, name: str, tmp_path: Path) -> None:
     """The root of one container is a tar archive, and an image again: the same files."""
     images.ok("run", "--name", "w", name, "sh", "-c", "echo exported >/file")
