@@ -407,6 +407,9 @@ def join_keyring(container_id: str) -> None:
     """A session keyring of the container's own (keyrings(7)); kernels without keyrings are fine."""
     try:
         key = k.join_session_keyring(f"_ses.{container_id}")
+        if not _is_our_key(key):
+            # Somebody else has made one by that name, to find in it what the container keeps: one without a name.
+            key = k.join_session_keyring("")
         # Give the processes of the container, which may be another user, search and link, as runc does.
         permissions = int(k.describe_key(key).split(";")[3], 16)
         k.set_key_permissions(key, permissions | 0x080000)
@@ -416,6 +419,13 @@ def join_keyring(container_id: str) -> None:
                                hint="/proc/sys/kernel/keys/maxkeys is reached; or use --no-new-keyring") from None
         if error.errno not in (38, 1, 13):  # no keyrings in this kernel; forbidden by the caller's seccomp
             raise
+
+
+def _is_our_key(key: int) -> bool:
+    try:
+        return k.describe_key(key).split(";")[1] == str(os.geteuid())
+    except OSError:
+        return False  # not ours to look at
 
 
 def plan(config: Config) -> ProcessPlan | None:

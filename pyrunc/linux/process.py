@@ -147,8 +147,11 @@ def setdomainname(name: str) -> None:
 
 
 def join_session_keyring(name: str) -> int:
-    """Join (or make) the session keyring `name`; its serial.  keyctl(2), KEYCTL_JOIN_SESSION_KEYRING."""
-    return call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, path_bytes(name))
+    """Join (or make) the session keyring `name`; its serial.  keyctl(2), KEYCTL_JOIN_SESSION_KEYRING.
+
+    One that is there by that name is joined whoever made it, if it lets us search it.  "" is a new one, without a name.
+    """
+    return call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, path_bytes(name) if name else 0)
 
 
 def describe_key(key: int) -> str:

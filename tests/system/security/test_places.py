@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from attacks import Attack
+from checkpoints import compile_program
 from support import Bundle, Host, Runtime
 
 NOBODY = 65534
@@ -224,3 +225,64 @@ def test_a_record_in_tmp_is_ours(attack: Attack, host: Host, trap: str) -> None:
     attack.on("pyrunc", falls(ours))
     attack.on("a program that trusts the name", falls(
         "import os; record = lambda name: f'/tmp/pyrunc-net-{os.geteuid()}/pyrunc-net/{name}'"))
+
+
+#: Makes the session keyring by that name and lets everybody do everything with it; ends at the end of its stdin.
+KEYRING = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+os.setgid(65534)
+os.setuid(65534)
+key = libc.syscall({keyctl}, 1, sys.argv[1].encode())
+assert key > 0 and libc.syscall({keyctl}, 5, key, int(sys.argv[2], 16)) == 0, ctypes.get_errno()
+print("made", flush=True)
+sys.stdin.read()
+"""
+#: Says whose session keyring it has.
+WHOSE = """
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(void)
+{
+    char text[256] = "";
+    if (syscall(SYS_keyctl, 6, -3, text, sizeof text - 1) < 0)
+        return puts("hidden"), 0;
+    return puts(text), 0;
+}
+"""
+ANYBODYS_KEYRING = """
+from pyrunc import process
+process._is_our_key = lambda key: True
+"""
+
+
+@pytest.mark.attack("keyrings", "another user has made a session keyring by the container's name, which it joins")
+@pytest.mark.parametrize("permissions", ["3f3f3f3f", "3f3f0008"], ids=["all", "search only"])
+def test_a_keyring_is_the_containers_own(runtime: Runtime, bundle: Bundle, host: Host, attack: Attack, runc: Runtime,
+                                         weakened: Callable[[str], Runtime], permissions: str) -> None:
+    """keyctl(2), KEYCTL_JOIN_SESSION_KEYRING: who made it can read the keys that programs in the container keep."""
+    compile_program(WHOSE, bundle.rootfs / "bin" / "whose")
+    number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+
+    def joined(program: Runtime, how: str) -> bool:
+        container = program.new_id()
+        words = [sys.executable, "-c", KEYRING.format(keyctl=number), f"_ses.{container}", permissions]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdin is not None and other.stdout is not None
+            assert other.stdout.readline() == "made\n"
+            if how == "run":
+                result = program("run", "--bundle", bundle.args("whose").save(), container)
+            else:
+                program.create(bundle.args("sleep", "100"), container_id=container)
+                assert program("start", container).code == 0
+                result = program("exec", container, "whose")
+                assert program("delete", "--force", container).code == 0
+            other.stdin.close()
+        assert result.code == 0 and result.out, result
+        return "keyring;0;" not in result.out
+
+    for how in ("run", "exec"):
+        attack.on(runtime, joined(runtime, how))
+    attack.on(runc, joined(runc, "run"))
+    attack.on("pyrunc that joins whichever there is", joined(weakened(ANYBODYS_KEYRING), "run"))

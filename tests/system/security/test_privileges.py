@@ -379,6 +379,8 @@ def test_a_root_is_the_containers(attack: Attack, bundle: Bundle, host: Host,
         container = started(program, bundle)
         result = program("exec", container, "/bin/sh", "-c", "cat /proc/sys/kernel/ostype")  # the image has no /proc
         assert "Linux" in result.out or "cannot exec in a stopped container" in result.err, result
+        deleted = program("delete", "--force", container)  # its root was mounted on the host
+        assert deleted.code == 0, deleted
         return "Linux" in result.out
 
     attack.on("pyrunc", reached(weakened(REUSED)))

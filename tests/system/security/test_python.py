@@ -139,9 +139,10 @@ def opened_inside(trace: str) -> list[str]:
             elif call in ("clone", "clone3") and pid in now and (child := re.search(r"= (\d+)$", line)):
                 inside.add(child.group(1))
                 now.add(child.group(1))
-            elif pid in now and (path := re.search(r'(?:AT_FDCWD, |\(|-1, )"([^"]*)"', line)):
-                found.append(path.group(1))
-                if call == "execve" and line.endswith("= 0"):
+            elif pid in now:
+                if path := re.search(r'(?:AT_FDCWD, |\(|-1, )"([^"]*)"', line):
+                    found.append(path.group(1))
+                if call == "execve" and line.endswith("= 0"):  # on a line of its own where others came between
                     now.discard(pid)  # the container's program
         if inside == before:
             return found
