@@ -30,6 +30,11 @@ _TOKEN_USER = "<token>"  # what a helper calls the user of an identity token
 
 
 @final
+class HelperMissing(ImageError):
+    """A credential helper that config.json names is not installed."""
+
+
+@final
 class Credentials:
     """A user's name and password, or an identity token (OAuth2 refresh token) in the password's place."""
 
@@ -53,11 +58,14 @@ def config_path() -> str:
     return os.path.join(directory, "config.json")
 
 
-def _readable_paths() -> list[str]:
+def readable_paths() -> list[str]:
+    """The files that credentials are looked for in: docker's, and podman's (containers-auth.json(5))."""
     paths = [config_path()]
     if not os.environ.get("REGISTRY_AUTH_FILE"):
-        runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.geteuid()}"
-        paths.append(os.path.join(runtime, "containers/auth.json"))
+        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        paths.append(f"{runtime}/containers/auth.json" if runtime else f"/run/containers/{os.geteuid()}/auth.json")
+        own = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.environ.get("HOME") or "/root", ".config")
+        paths.append(f"{own}/containers/auth.json")
     return paths
 
 
@@ -70,7 +78,7 @@ def _keys(registry: str) -> tuple[str, ...]:
     if registry == DOCKER_HUB:
         return (_HUB_KEY, DOCKER_HUB, "index.docker.io", "registry-1.docker.io")
     return (registry, f"https://{registry}", f"https://{registry}/", f"https://{registry}/v1/",
-            f"https://{registry}/v2/", f"http://{registry}")
+            f"https://{registry}/v2/", f"http://{registry}", f"http://{registry}/")
 
 
 def load_file(path: str) -> dict[str, Any]:
@@ -91,11 +99,17 @@ def load_file(path: str) -> dict[str, Any]:
 
 def find(registry: str, repository: str = "") -> Credentials | None:
     """The credentials for the registry; podman's files may have others for a repository of it."""
-    for path in _readable_paths():
+    for path in readable_paths():
         data = load_file(path)
         helper = _helper_for(data, registry)
         if helper:
-            found = _ask(helper, _key(registry))
+            try:
+                found = _ask(helper, _key(registry))
+            except HelperMissing:
+                # One for all registries, of a desktop that isn't here, must not keep from what is public.
+                if helper != data.get("credsStore"):
+                    raise
+                found = None
             if found is not None:
                 return found
         auths = data.get("auths")
@@ -125,7 +139,8 @@ def _decode(entry: dict[str, Any], path: str, key: str) -> Credentials | None:
     identity = str(entry.get("identitytoken") or "")
     if entry.get("auth"):
         try:
-            text = base64.b64decode(str(entry["auth"]), validate=True).decode()
+            # base64(1) wraps its lines, and ends them.
+            text = base64.b64decode("".join(str(entry["auth"]).split()), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
             raise ImageError(f"{path}: the credentials for {key} are not base64", hint="log in again") from None
         username, _, password = text.partition(":")  # a password may hold colons
@@ -143,8 +158,8 @@ def _run_helper(name: str, action: str, given: str) -> str:
         done = subprocess.run([program, action], input=given, capture_output=True, text=True,
                               timeout=_HELPER_TIMEOUT, check=False)
     except FileNotFoundError:
-        raise ImageError(f"the credential helper {program} is not installed",
-                         hint="install it, or take credsStore and credHelpers out of config.json") from None
+        raise HelperMissing(f"the credential helper {program} is not installed",
+                            hint="install it, or take credsStore and credHelpers out of config.json") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ImageError(f"the credential helper {program}: {error}") from None
     if done.returncode:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import json
@@ -21,6 +22,9 @@ import pytest
 import registries
 from registries import Images, Registry, run
 from support import wait_for
+
+from pyrunc.errors import ImageError
+from pyrunc.registry.auth import find, readable_paths
 
 
 def tree(root: Path) -> dict[str, tuple[Any, ...]]:
@@ -409,6 +413,30 @@ def test_a_credential_helper(images: Images, layout: Path, tmp_path: Path) -> No
         images.ok("logout", served.host, PATH=path)
         assert not (tmp_path / "secret").exists()
     assert {"get", "store", "erase"} == set((tmp_path / "calls").read_text().split())
+
+
+def test_where_credentials_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In docker's file and in podman's, root's as well, as people's scripts write them."""
+    for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert readable_paths() == [f"{tmp_path}/.docker/config.json", f"/run/containers/{os.geteuid()}/auth.json",
+                                f"{tmp_path}/.config/containers/auth.json"]
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    assert readable_paths()[1] == f"{tmp_path}/run/containers/auth.json"
+    wrapped = base64.encodebytes(b"alice:" + b"secret" * 20).decode()
+    assert wrapped.count("\n") > 1
+    for path, content in ((".config/containers/auth.json", {"auths": {"here.example": {"auth": wrapped}}}),
+                          (".docker/config.json", {"credsStore": "none-such",
+                                                   "auths": {"http://there.example/": {"auth": "Ym9iOng="}}})):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(json.dumps(content))
+    here, there = find("here.example"), find("there.example")
+    assert here is not None and (here.username, here.password) == ("alice", "secret" * 20)
+    assert there is not None and there.username == "bob" and find("nowhere.example") is None
+    (tmp_path / ".docker/config.json").write_text(json.dumps({"credHelpers": {"there.example": "none-such"}}))
+    with pytest.raises(ImageError, match="docker-credential-none-such is not installed"):
+        find("there.example")
 
 
 def test_tokens(images: Images, layout: Path, tmp_path: Path) -> None:
