@@ -20,7 +20,8 @@ def test_an_address(no_proxy: str, passed: bool) -> None:
 @pytest.mark.parametrize(("no_proxy", "passed"), [
     ("reg.example.com", True), ("example.com", True), (".example.com", True), ("*.example.com", True), ("com", True),
     ("REG.Example.com", True), ("xample.com", False), ("eg.example.com", False), ("reg.example.com:5000", True),
-    ("reg.example.com:9", False), ("10.0.0.0/8", False), ("a.reg.example.com", False),
+    ("reg.example.com:9", False), ("10.0.0.0/8", False), ("a.reg.example.com", False), (".reg.example.com", False),
+    ("*.reg.example.com", False), ("*example.com", False),
 ])
 def test_a_name(no_proxy: str, passed: bool) -> None:
     assert passed_by("Reg.example.com", 5000, no_proxy) == passed

@@ -40,8 +40,11 @@ def passed_by(host: str, port: int, no_proxy: str) -> bool:
             if int(number) != port:
                 continue
             entry = name
-        entry = entry.strip("[]").removeprefix("*").lstrip(".")
-        if entry and (host == entry or host.endswith(f".{entry}")):
+        entry = entry.strip("[]")
+        if entry.startswith("*."):
+            entry = entry[1:]
+        # With a dot in front it is what is below that domain alone.
+        if entry and (host.endswith(entry) if entry[0] == "." else host == entry or host.endswith(f".{entry}")):
             return True
     return False
 
