@@ -217,6 +217,20 @@ def test_whiteouts_and_what_changes_its_kind(place: Place, layer: bytes, left: l
         assert found["a/foo"][4] == hashlib.sha256(b"2").hexdigest()
 
 
+@pytest.mark.parametrize("layers", [
+    [archive(directory("d/", mtime=5), file("d/f"), file("d/.wh.x"))],
+    [BASE, archive(directory("d/", mtime=5), file("d/f"), file("d/.wh.x"))],
+    [BASE, archive(file("new/deep/.wh.x"))],
+    [BASE, archive(file("a/foo/.wh.x"))],
+    [BASE, archive(directory("a/", mtime=5), file("a/.wh..wh..opq"), file("a/.wh.foo"), file("a/b/.wh.bar"))],
+    [BASE, archive(file("a/.wh.b")), archive(file("a/b/.wh.bar"), file("a/b/new"))],
+], ids=range(6))
+def test_whiteouts_of_nothing(place: Place, layers: list[bytes]) -> None:
+    """In a directory that no lower layer has: overlayfs would list them."""
+    for name, (mode, *_) in both(place, *layers).items():
+        assert not mode.startswith("c"), name  # type: ignore[attr-defined]
+
+
 def test_over_three_layers(place: Place) -> None:
     found = both(place, BASE, archive(file(".wh.a"), file("only/deep/er", b"x")),
                  archive(directory("a/"), file("a/b", b"again"), file("only/deep/.wh.er")))

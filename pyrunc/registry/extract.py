@@ -69,7 +69,8 @@ class Extractor:
         self._holding: set[bytes] = set()
         #: Directories whose times and mode are set when all is in them: path -> (access, modification, mode or -1).
         self._late: dict[bytes, tuple[int, int, int]] = {}
-        self._whited: set[bytes] = set()
+        #: Overlay only: what whiteouts name.
+        self.whited: set[bytes] = set()
         self._linked = False  # there is AUFS's directory of files with several names
         #: Overlay only: directories no entry describes, and links to files of lower layers.
         self.implied: list[bytes] = []
@@ -225,7 +226,7 @@ class Extractor:
             except OSError as error:
                 if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                     raise
-                if path in self._whited and self._is_whiteout(parent, name):
+                if path in self.whited and self._is_whiteout(parent, name):
                     os.unlink(name, dir_fd=parent)
                     continue
                 if self.overlay or path in self._made:
@@ -262,7 +263,7 @@ class Extractor:
             os.chown(name, *self.ownership.to_host(0, 0), dir_fd=parent, follow_symlinks=False)
         self._late[path] = (0, 0, _IMPLIED_MODE)
         if self.overlay:
-            if path in self._whited:
+            if path in self.whited:
                 self._make_opaque(parent, name)
             else:
                 self.implied.append(path)
@@ -319,7 +320,7 @@ class Extractor:
         try:
             self._clear_xattrs(fd)
             self._attributes(fd, entry, late=True)
-            if self.overlay and path in self._whited:
+            if self.overlay and path in self.whited:
                 os.setxattr(fd, OPAQUE_XATTR, b"y")
         finally:
             if mine:
@@ -433,7 +434,7 @@ class Extractor:
         if not self.overlay:
             self._remove_unmade(parent, hidden, path)
             return
-        self._whited.add(path)
+        self.whited.add(path)
         try:
             info = os.stat(hidden, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:

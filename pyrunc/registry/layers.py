@@ -139,12 +139,13 @@ class NewLayer:
     def finish(self, lower: list[str]) -> None:
         """Take from the layers below (their chain ids, base first) what this one leaves to them; then it is whole."""
         extractor = self.extractor
-        if extractor is not None and (extractor.implied or extractor.links or lower):
+        if extractor is not None and (extractor.implied or extractor.links or extractor.whited or lower):
             below = [os.open(self._layers.diff(chain_id), _DIRECTORY) for chain_id in reversed(lower)]
             try:
                 implied = set(extractor.implied)
                 for path, target in extractor.links:
                     self._link(path, target, below, extractor.what, implied)
+                self._drop_whiteouts(extractor.whited, below)
                 if extractor.opaque_root:
                     self._hide_all(extractor, below)
                 for path in implied:
@@ -180,6 +181,32 @@ class NewLayer:
             trees.remove(self.path)
         os.close(self._fd)
         self._fd = -1
+
+    def _drop_whiteouts(self, whited: set[bytes], below: list[int]) -> None:
+        """Those in a directory that overlayfs merges with none: it would list them, and nobody could look at them."""
+        merged: dict[bytes, bool] = {b"": True}
+        for path in whited:
+            head, _, name = path.rpartition(b"/")
+            if head not in merged:
+                found = -1 if _hides(self.root, head.split(b"/")) else _find(head, below, _DIRECTORY)
+                merged[head] = found >= 0
+                if found >= 0:
+                    os.close(found)
+            if merged[head]:
+                continue
+            try:
+                parent = self._parent_of(path)
+            except OSError:
+                continue  # replaced since
+            try:
+                info, times = os.stat(name, dir_fd=parent, follow_symlinks=False), os.fstat(parent)
+                if stat.S_ISCHR(info.st_mode) and not info.st_rdev:
+                    os.unlink(name, dir_fd=parent)
+                    os.utime(parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+            except FileNotFoundError:
+                pass
+            finally:
+                os.close(parent)
 
     @staticmethod
     def _hide_all(extractor: Extractor, below: list[int]) -> None:
