@@ -22,6 +22,7 @@ LANES = {
     "crio": "CRI-O with conmon: pods through CRI (built programs, by --clients)",
     "kubernetes": "kubelet, control plane and kubectl above containerd, by a RuntimeClass",
     "kubernetes-native": "the same with pyrunc's shim",
+    "nerdctl": "nerdctl above containerd 2 (built programs, by --clients)",
     "runtime-tools": "the validation programs of opencontainers/runtime-tools",
 }
 

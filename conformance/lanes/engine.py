@@ -191,7 +191,7 @@ def _(engine: Engine) -> str:
     script = "(sleep 0.1 & ) ; sleep 0.5; tr '\\0' ' ' </proc/1/cmdline; echo; ps -o stat | grep -c Z || :"
     seen = engine.script(script, "--init")
     program, zombies = seen.rsplit("\n", 1)
-    init = "init" in program or "catatonit" in program
+    init = any(name in program for name in ("init", "catatonit", "tini"))
     return f"{'an init' if init else program} is 1, {zombies} zombies"
 
 

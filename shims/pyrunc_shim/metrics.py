@@ -64,7 +64,7 @@ def _v1(directories: Mapping[str, str]) -> v1.Metrics:
         found.memory_oom_control = v1.MemoryOomControl(oom_kill_disable=control.get("oom_kill_disable", 0),
                                                        under_oom=control.get("under_oom", 0),
                                                        oom_kill=control.get("oom_kill", 0))
-    if reading.blkio:
+    if "blkio" in directories:  # without any I/O too: there are clients that look into it unasked, as nerdctl does
         found.blkio = v1.BlkIOStat(**{
             _BLKIO_NAMES[name]: [v1.BlkIOEntry(op=entry["op"], major=entry["major"], minor=entry["minor"],
                                                value=entry["value"]) for entry in entries]
@@ -92,8 +92,8 @@ def _v2(directory: str) -> v2.Metrics:
     found.pids = v2.PidsStat(current=reading.pids.get("current", 0), limit=reading.pids.get("limit", 0))
     found.cpu = v2.CPUStat(**{name: cpu.get(name, 0) for name, kind, _, _ in v2.CPUStat.FIELDS.values()
                               if name != "psi"}, psi=_psi(reading, "cpu"))
+    found.memory = _memory_v2(directory, reading)  # there in any case, as with containerd's own shim
     if reading.raw:
-        found.memory = _memory_v2(directory, reading)
         events = table(text(directory, "memory.events"))
         found.memory_events = v2.MemoryEvents(**{name: events.get(name, 0)
                                                  for name, *_ in v2.MemoryEvents.FIELDS.values()})

@@ -314,6 +314,9 @@ def test_pause_resume_pids_stats_update(box: Box) -> None:
     version = stats.type_url.split(".")[-2]
     metrics: Any = {"v1": metrics_v1, "v2": metrics_v2}[version].Metrics.decode(stats.value)
     assert metrics.pids.limit == 77 and metrics.pids.current >= 2
+    # nerdctl looks into them unasked.
+    assert None not in ((metrics.cpu, metrics.memory, metrics.blkio) if version == "v1" else
+                        (metrics.cpu, metrics.memory, metrics.io))
     limit.value = b'{"pids": {"limit": "many"}}'
     with pytest.raises(RpcError, match="/linux/resources/pids/limit"):
         shim.do("Update", m.UpdateTaskRequest(id="c1", resources=limit))
