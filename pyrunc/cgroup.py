@@ -193,8 +193,7 @@ class Cgroup:
             self.given = [other for other in self.given if other != path]
         elif pids := cgroupfs.pids_at(path):
             raise self.not_empty(path, pids)
-        elif path not in self.given:
-            self.given.append(path)
+        # What has come since it was planned is another create's, at the same moment: who of them stays has it all.
 
     def _prepare_v2(self, path: str) -> None:
         try:

@@ -62,7 +62,7 @@ def create(bundle_path: str, container_id: str, root: str, options: CreateOption
 class Creation:
     """One create on its way: what has been made so far, to be undone if the rest fails."""
 
-    __slots__ = ("agent", "born_in", "bundle", "cgroup", "channel", "console_fd", "container", "fds",
+    __slots__ = ("agent", "alone", "born_in", "bundle", "cgroup", "channel", "console_fd", "container", "fds",
                  "filter", "hooks_ran", "init_joins", "keep_fds", "late_join", "mounts", "namespaces", "net_devices",
                  "options", "pid", "pidfd_socket", "placeholder", "process", "rdt", "report", "wrote_pid_file")
 
@@ -74,7 +74,7 @@ class Creation:
         self.keep_fds = keep_fds
         self.report = report
         self.pid = 0
-        self.hooks_ran = self.wrote_pid_file = False
+        self.hooks_ran = self.wrote_pid_file = self.alone = False
         self.born_in: list[str] = []  # directories of the cgroup that the init needn't join
         self.init_joins = False
         self.fds: list[int] = []
@@ -381,6 +381,13 @@ class Creation:
             self._delegate()
         if self.placeholder is not None:
             self.placeholder.leave()
+        self._check_alone()
+
+    def _check_alone(self) -> None:
+        """That nobody else is in the cgroup: it was found empty, and so may another create have found it since."""
+        if strangers := [pid for pid in self.cgroup.pids() if pid != self.pid]:
+            raise self.cgroup.not_empty(self.cgroup.freezer(), strangers)
+        self.alone = True
 
     def _limit(self) -> None:
         """The limits, once the set-up that they would hinder is done."""
@@ -479,6 +486,9 @@ class Creation:
             pass  # it was quicker
         self._close()  # there may be too few for what follows
         try:
+            if not (self.alone or self.cgroup.made_by_joining) and self.cgroup.claimed:
+                self.cgroup.claimed = False  # whoever is in it now isn't ours to kill
+                self._own_cgroup()
             poststop = self.hooks_ran or isinstance(cause, HookError)
             self.container.destroy(poststop=poststop)
         except PyruncError as error:

@@ -362,7 +362,7 @@ class Container:
         if cgroup is not None and not cgroup.claimed:
             # A create that died before it had the cgroup: the processes there may be anybody's.
             try:
-                cgroup.destroy(timeout=0.0)
+                cgroup.destroy(timeout=1.0)
             except PyruncError as error:
                 self.report("debug", f"cgroup left alone: {error}")
         elif cgroup is not None:

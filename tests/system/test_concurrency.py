@@ -206,3 +206,26 @@ def test_two_containers_cannot_share_a_cgroup(runtime: Runtime, bundle: Bundle, 
     assert refused.code == 1 and "/linux/cgroupsPath: cgroup " in refused.err and "is not empty" in refused.err
     assert runtime.state(first)["status"] == "running"
     assert os.listdir(runtime.root) == [first]
+
+
+def test_two_creates_at_once_do_not_share_a_cgroup(runtime: Runtime, bundle: Bundle) -> None:
+    """Both found it empty: one is refused, or each of them; and none ends the other, as the one that failed did."""
+    name = f"pyrunc-at-once-{os.getpid()}"
+    bundle.linux["cgroupsPath"] = f"/{name}"
+    bundle.args("sleep", "100").save()
+    try:
+        for _ in range(5):
+            ids = [runtime.new_id() for _ in range(3)]
+            results = together(runtime, [("create", "--bundle", bundle.path, container) for container in ids])
+            made = [container for container, result in zip(ids, results, strict=True) if result.code == 0]
+            assert len(made) < 2, results
+            assert all(len(result.errors) == 1 for result in results if result.code), results
+            assert os.listdir(runtime.root) == made
+            for container in made:
+                assert runtime.state(container)["status"] == "created"
+                assert runtime("delete", "--force", container).code == 0
+    finally:
+        # Who is refused can't remove what another one is in, and that one took it for given.
+        for left in [*Path("/sys/fs/cgroup").glob(name), *Path("/sys/fs/cgroup").glob(f"**/{name}")]:
+            if left.is_dir():
+                left.rmdir()
