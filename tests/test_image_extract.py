@@ -21,12 +21,13 @@ import pytest
 from tarmaker import archive, base256, directory, file, gnu_long, hardlink, header, pad, pax, symlink
 
 from pyrunc.errors import ImageError
-from pyrunc.registry import overlay
+from pyrunc.registry import overlay, trees
 from pyrunc.registry.extract import Extractor
 from pyrunc.registry.idmap import Ownership
 from pyrunc.registry.layers import Layers
 from pyrunc.registry.store import Store
 from pyrunc.registry.tarstream import TarReader
+from pyrunc.registry.tarwriter import TarWriter
 
 SECRET = "the host's"
 
@@ -539,3 +540,36 @@ def test_an_ordinary_user_owns_everything(place: Place, as_user: Callable[[Calla
     assert {path.name: path.lstat().st_uid for path in place.root.rglob("*")} == {"d": 12345, "f": 12345, "cap": 12345}
     assert stat.S_IMODE((place.root / "d").stat().st_mode) == 0o500
     assert warned.read_text() == "x: 1 devices left out: only root makes them"
+
+
+def test_an_ordinary_user_and_directories_that_shut_it_out(place: Place,
+                                                           as_user: Callable[[Callable[[], None]], int]) -> None:
+    """Root's rights would not be needed for those of its own: layers go on in them, they are walked and removed."""
+    for path in (place.root, place.root.parent, place.path, *place.path.parents):
+        if str(path) not in ("/", "/tmp"):
+            os.chmod(path, 0o777)
+    os.chown(place.root, 12345, 12345)
+    base = archive(directory("./", mode=0o555), directory("r/", mode=0o555, mtime=5), file("r/f"),
+                   directory("closed/", mode=0o000), file("closed/f", b"1"), directory("gone/", mode=0o444),
+                   file("gone/f"), directory("other/", mode=0o100), file("other/f"))
+    above = archive(file("r/new", b"data", mode=0), file("closed/.wh.f"), file("closed/in", b"2"), file(".wh.gone"),
+                    file("top"), directory("other/", mode=0o400), file("other/new"))
+    seen = place.path / "seen"
+
+    def unpack() -> None:
+        fd = os.open(place.root, os.O_RDONLY)
+        for layer in (base, above):
+            Extractor(fd, Ownership(squash=True), "x").extract(TarReader(iter([layer]), "x"))
+        written: list[bytes] = []
+        writer = TarWriter(written.append)
+        for path, parent, name, info in trees.walk(fd):
+            assert writer.file(path, parent, name, info, Ownership(squash=True))
+        assert b"data" in b"".join(written)
+        seen.write_text(" ".join(os.fsdecode(path) for path, *_ in trees.walk(fd)))
+
+    assert as_user(unpack) == 0
+    assert seen.read_text() == "closed closed/in other other/f other/new r r/f r/new top"
+    assert {name: stat.S_IMODE((place.root / name).stat().st_mode) for name in ("", "r", "closed", "other")} == {
+        "": 0o555, "r": 0o555, "closed": 0, "other": 0o400}
+    assert (place.root / "r").stat().st_mtime == 5 and stat.S_IMODE((place.root / "r/new").stat().st_mode) == 0
+    assert as_user(lambda: trees.remove(str(place.root))) == 0 and not place.root.exists()

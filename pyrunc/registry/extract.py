@@ -28,7 +28,7 @@ from pyrunc.linux.fs import (
 )
 
 from .tarstream import CHARACTER, DEVICE, DIRECTORY, FIFO, LINK, REGULAR, SYMLINK
-from .trees import remove_tree
+from .trees import open_own, remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +97,7 @@ class Extractor:
     def extract(self, reader: TarReader) -> None:
         """All entries, and then the times and modes of directories."""
         if not self.overlay:
-            self._keep_times(self.root, b"")
+            self._keep_times(self.root, b"", stat.S_IMODE(os.fstat(self.root).st_mode))
         try:
             for entry in reader:
                 self._close_stale()
@@ -218,7 +218,9 @@ class Extractor:
             raise ImageError(f"{self.what}: {_shown(path)}: a whiteout with something in it")
         for _ in range(8):
             try:
-                fd = os.open(name, _DIRECTORY, dir_fd=parent)
+                mode = stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode) \
+                    if self.ownership.squash else 0
+                fd = self._open_directory(parent, name)
             except FileNotFoundError:
                 os.mkdir(name, _IMPLIED_MODE, dir_fd=parent)
                 self._imply(parent, name, path)
@@ -234,15 +236,22 @@ class Extractor:
                 self._remove(parent, name, path)
                 continue
             if not self.overlay and path not in self._made:
-                self._keep_times(fd, path)
+                self._keep_times(fd, path, mode)
             return fd
         raise ImageError(f"{self.what}: {_shown(path)}: it keeps changing while it is being unpacked")
 
-    def _keep_times(self, fd: int, path: bytes) -> None:
-        """What is put into it must not change a lower layer's directory."""
+    def _open_directory(self, parent: int, name: bytes) -> int:
+        """With `squash` one that shuts out its owner too, who has all rights to it from then on."""
+        return open_own(parent, name) if self.ownership.squash else os.open(name, _DIRECTORY, dir_fd=parent)
+
+    def _keep_times(self, fd: int, path: bytes, mode: int) -> None:
+        """What is put into it must not change a lower layer's directory; an ordinary user may need rights for it."""
         if path not in self._late:
             info = os.fstat(fd)
-            self._late[path] = (info.st_atime_ns, info.st_mtime_ns, -1)
+            shut = self.ownership.squash and mode & 0o700 != 0o700
+            if shut:
+                os.fchmod(fd, mode | 0o700)
+            self._late[path] = (info.st_atime_ns, info.st_mtime_ns, mode if shut else -1)
 
     @staticmethod
     def _is_whiteout(parent: int, name: bytes) -> bool:
@@ -316,8 +325,10 @@ class Extractor:
         fd = self._open.get(path)
         mine = fd is None
         if fd is None:
-            fd = os.open(name, _DIRECTORY, dir_fd=parent)
+            fd = self._open_directory(parent, name)
         try:
+            if self.ownership.squash:
+                os.fchmod(fd, 0o700)  # until all is in it
             self._clear_xattrs(fd)
             self._attributes(fd, entry, late=True)
             if self.overlay and path in self.whited:
@@ -463,7 +474,7 @@ class Extractor:
             self._remove(parent, name, path)
             return
         try:
-            fd = os.open(name, _DIRECTORY, dir_fd=parent)
+            fd = self._open_directory(parent, name)
         except OSError:
             return
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, final
 from pyrunc.errors import ImageError
 
 from .tarstream import BLOCK, CHARACTER, DEVICE, DIRECTORY, FIFO, LINK, REGULAR, SYMLINK
+from .trees import open_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,7 +99,10 @@ class TarWriter:
                 return True
         xattrs = read_xattrs(parent, entry)
         if kind == REGULAR:
-            fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                fd = open_to_read(parent, entry)
+            except OSError as error:
+                raise ImageError(f"{os.fsdecode(name)}: {os.strerror(error.errno or 0)}") from None
             try:
                 size = os.fstat(fd).st_size
                 header(kind, size=size, xattrs=xattrs)

@@ -23,7 +23,7 @@ def remove_tree(parent: int, name: bytes) -> None:
 
     However deep it is: what lies deeper than some levels is moved up first.
     """
-    top = _open_to_empty(parent, name)
+    top = open_own(parent, name)
     try:
         moved = 0
         while True:
@@ -60,7 +60,7 @@ def _empty(top: int, parent: int, name: bytes, depth: int, moved: int) -> int:
             except (NotADirectoryError, OSError) as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-    fd = _open_to_empty(parent, name)
+    fd = open_own(parent, name)
     try:
         for child in os.listdir(fd):
             moved = _empty(top, fd, os.fsencode(child), depth + 1, moved)
@@ -70,17 +70,35 @@ def _empty(top: int, parent: int, name: bytes, depth: int, moved: int) -> int:
     return moved
 
 
-def _open_to_empty(parent: int, name: bytes) -> int:
+def open_own(parent: int, name: bytes) -> int:
+    """The directory, and if it is an ordinary user's own that shuts out its owner, with all of the owner's rights."""
     try:
         return os.open(name, _DIRECTORY, dir_fd=parent)
     except PermissionError:
-        # An ordinary user's own, without the right to read it.
         fd = os.open(name, O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
-            os.chmod(f"/proc/self/fd/{fd}", 0o700)
+            os.chmod(f"/proc/self/fd/{fd}", stat.S_IMODE(os.fstat(fd).st_mode) | 0o700)
         finally:
             os.close(fd)
         return os.open(name, _DIRECTORY, dir_fd=parent)
+
+
+def open_to_read(parent: int, name: bytes) -> int:
+    """A file, and if it is an ordinary user's own that may not be read, that as well.  Raises OSError."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            os.chmod(f"/proc/self/fd/{fd}", mode | 0o400)
+            try:
+                return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            finally:
+                os.chmod(f"/proc/self/fd/{fd}", mode)
+        finally:
+            os.close(fd)
 
 
 def remove(path: str) -> None:
@@ -104,10 +122,16 @@ def walk(fd: int, prefix: bytes = b"") -> Iterator[tuple[bytes, int, bytes, os.s
         path = prefix + b"/" + child if prefix else child
         yield path, fd, child, info
         if stat.S_ISDIR(info.st_mode):
-            inner = os.open(child, _DIRECTORY, dir_fd=fd)
+            # An ordinary user's own may shut out its owner, whom root's rights don't help.
+            shut = info.st_mode & 0o500 != 0o500 and os.geteuid() == info.st_uid != 0
+            inner = open_own(fd, child)
             try:
+                if shut:
+                    os.fchmod(inner, stat.S_IMODE(info.st_mode) | 0o700)
                 yield from walk(inner, path)
             finally:
+                if shut:
+                    os.fchmod(inner, stat.S_IMODE(info.st_mode))
                 os.close(inner)
 
 
