@@ -103,6 +103,7 @@ def _get_ready(plan: EntryPlan) -> None:
     """All that takes more than the program is to have."""
     wanted = plan.process
     channel = plan.channel
+    k.forget_arguments(plan.proc)  # there may be secrets among them: exec --env
     _signal.set_wakeup_fd(-1)  # a caller in the foreground has one
     joined = cgroupfs.enter(plan.tasks)
     k.close_all_but({0, 1, 2, *plan.keep_fds, *plan.own_fds()})

@@ -143,6 +143,7 @@ def _report(plan: InitPlan, fifo: int, error: PyruncError) -> None:
 def _detach(plan: InitPlan) -> None:
     """Leave the caller's session, close what it left open, wait until the parent has placed us."""
     namespaces = plan.namespaces
+    k.forget_arguments(plan.proc)
     _signal.set_wakeup_fd(-1)  # `run` has one, which we are about to close
     if plan.tasks:
         plan.channel.send("joined", paths=cgroupfs.enter(plan.tasks))

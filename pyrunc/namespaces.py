@@ -262,6 +262,7 @@ def _spawn_staged(namespaces: NamespacePlan, proc: int, map_ids: Callable[[int],
 def _stage(namespaces: NamespacePlan, proc: int, channel: Channel, child: Callable[[], NoReturn]) -> NoReturn:
     """In the process between: join, make the user and time namespaces, fork the init, leave."""
     try:
+        k.forget_arguments(proc)  # before there is an init for others to see
         offsets = _open_time_offsets(namespaces, proc)
         if namespaces.joins:
             enter(namespaces.joins, keep_groups=namespaces.keep_groups)

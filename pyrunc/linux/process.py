@@ -192,3 +192,25 @@ def close_all_but(keep: Iterable[int]) -> None:
             os.closerange(previous + 1, fd)
         previous = fd
     close_from(previous + 1)
+
+
+def forget_arguments(proc: int) -> None:
+    """Have /proc/PID/cmdline of this process say as little as runc's: who is in the same pid namespace may read it.
+
+    They are in our own memory, which is a copy after a fork (proc_pid_stat(5), 48 and 49; proc_pid_mem(5)).  `proc`
+    is the host's procfs.  Nothing is done where it doesn't let us.
+    """
+    try:
+        fd = os.open("self/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+        start, end = map(int, text[text.rindex(b")") + 2:].split()[45:47])
+        fd = os.open("self/mem", os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            os.pwrite(fd, b"pyrunc\0init"[:max(end - start - 1, 0)].ljust(end - start, b"\0"), start)
+        finally:
+            os.close(fd)
+    except OSError:
+        pass

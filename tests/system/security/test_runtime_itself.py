@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from attacks import Attack, checksums, host_programs
 from snooping import SEALED, Snooped, call, prepare, snooping
-from support import Bundle, Host, Runtime
+from support import Bundle, Host, Runtime, wait_for
 
 #: The interpreter runs as it is, from a file of the host's: without the launcher there is no seal.
 UNSEALED = ""
@@ -278,3 +278,44 @@ def test_cve_2016_9962_a_created_init_cannot_be_looked_into(runtime: Runtime, bu
     attack.on("pyrunc that says it is dumpable", works(weakened(
         "from pyrunc.linux import process as k\nplain = k.prctl\n"
         "k.prctl = lambda option, *rest: plain(option, 1) if option == k.PR_SET_DUMPABLE else plain(option, *rest)")))
+
+
+#: One who is nobody there writes down what he reads of others' command lines.
+READER = """
+echo >/tmp/reads
+while [ ! -e /stop ]; do
+    for file in /proc/[0-9]*/cmdline; do
+        IFS= read -r line <$file && :
+        case "$line" in *secret*|*pyrunc?*) echo "$line" >>/tmp/seen ;; esac
+    done
+done 2>/dev/null
+"""
+OPEN_ARGUMENTS = """
+from pyrunc.linux import process as k
+k.forget_arguments = lambda proc: None
+"""
+
+
+@pytest.mark.attack("command lines", "what `exec --env` was given is read by another user in the container, in /proc")
+def test_the_runtimes_arguments_are_not_shown(runtime: Runtime, bundle: Bundle, host: Host, attack: Attack,
+                                              weakened: Callable[[str], Runtime]) -> None:
+    """proc_pid_cmdline(5): readable by all, whatever a process is; the host's paths are in it, too."""
+    (bundle.rootfs / "tmp").chmod(0o1777)
+    bundle.process["user"] = {"uid": 1000, "gid": 1000}
+    seen = bundle.rootfs / "tmp" / "seen"
+
+    def read(program: Runtime, count: int) -> list[str]:
+        seen.unlink(missing_ok=True)
+        container = program.create(bundle.args(READER))
+        waiting = program("exec", container, "sh", "-c", "tr '\\000' ' ' </proc/1/cmdline")  # an init before start
+        assert waiting.code == 0, waiting
+        assert program("start", container).code == 0
+        wait_for((bundle.rootfs / "tmp" / "reads").exists, "the reader")
+        for _ in range(count):
+            assert program("exec", "--user", "0", "--env", "A=secret", container, "true").code == 0
+        assert program("delete", "--force", container).code == 0
+        found = [waiting.out.strip(), *(seen.read_text().splitlines() if seen.exists() else ())]
+        return [line for line in found if "secret" in line or str(program.root) in line]
+
+    attack.on(runtime, bool(read(runtime, TRIES)))
+    attack.on("pyrunc that leaves them", bool(read(weakened(OPEN_ARGUMENTS), TRIES)))
