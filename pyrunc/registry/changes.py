@@ -18,7 +18,8 @@ from pyrunc.linux.fs import O_PATH, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat
 from pyrunc.paths import clean
 
 from . import trees
-from .extract import OPAQUE_XATTR, WHITEOUT
+from .attributes import OPAQUE_XATTR
+from .extract import WHITEOUT
 from .tarstream import REGULAR
 from .unpack import SNAPSHOT, describe
 

@@ -27,6 +27,7 @@ from pyrunc.linux.fs import (
     openat2,
 )
 
+from . import attributes
 from .tarstream import CHARACTER, DEVICE, DIRECTORY, FIFO, LINK, REGULAR, SYMLINK
 from .trees import open_own, remove_tree
 
@@ -40,14 +41,10 @@ WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 _AUFS = b".wh..wh."  # its own bookkeeping, which docker wrote into layers once
 _AUFS_LINKED = b".wh..wh.plnk"  # and what files with several names are linked to
-OPAQUE_XATTR = "trusted.overlay.opaque"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 512
 _CACHED = 32  # directories kept open
 _IMPLIED_MODE = 0o755
-#: overlayfs would obey these: a layer could show files of other layers, or of the host (redirect, metacopy).
-_FOREIGN_XATTRS = (b"trusted.overlay.", b"user.overlay.")
-_NOT_HERE = (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.EINVAL)
 
 
 @final
@@ -159,7 +156,7 @@ class Extractor:
                 if not entry.link:
                     raise self._bad(entry, "a symbolic link to nothing")
                 os.symlink(entry.link, name, dir_fd=parent)
-                self._attributes_at(parent, name, entry)
+                attributes.apply_at(parent, name, entry, self.ownership)
             elif not self._make_special(parent, name, entry):
                 self.left_out += 1
                 return
@@ -308,7 +305,7 @@ class Extractor:
         # CVE-2021-29136: the root itself replaced by a link.
         if entry.type != DIRECTORY:
             raise self._bad(entry, "the root of the layer is not a directory")
-        self._attributes(self.root, entry, late=True)
+        attributes.apply(self.root, entry, self.ownership, late=True)
         self._late[b""] = (entry.mtime, entry.mtime, entry.mode)
         self.has_root = True
         self.root_time = entry.mtime
@@ -329,23 +326,14 @@ class Extractor:
         try:
             if self.ownership.squash:
                 os.fchmod(fd, 0o700)  # until all is in it
-            self._clear_xattrs(fd)
-            self._attributes(fd, entry, late=True)
+            attributes.clear_xattrs(fd)
+            attributes.apply(fd, entry, self.ownership, late=True)
             if self.overlay and path in self.whited:
-                os.setxattr(fd, OPAQUE_XATTR, b"y")
+                os.setxattr(fd, attributes.OPAQUE_XATTR, b"y")
         finally:
             if mine:
                 os.close(fd)
         self._late[path] = (entry.mtime, entry.mtime, entry.mode)
-
-    def _clear_xattrs(self, fd: int) -> None:
-        """The entry's attributes take the place of those that were there (layer.md, Changeset over existing files)."""
-        for key in os.listxattr(fd):
-            if key != OPAQUE_XATTR and not key.startswith(("security.selinux", "system.")):
-                try:
-                    os.removexattr(fd, key)
-                except OSError:
-                    pass
 
     def _make_link(self, parent: int, name: bytes, path: bytes, entry: Entry) -> None:
         parts = self._split(entry.link, "what it is linked to")
@@ -394,7 +382,7 @@ class Extractor:
                     _write_all(fd, piece)
             else:
                 self._write_sparse(fd, entry, reader)
-            self._attributes(fd, entry)
+            attributes.apply(fd, entry, self.ownership)
             os.utime(fd, ns=(entry.mtime, entry.mtime))
         finally:
             os.close(fd)
@@ -426,7 +414,7 @@ class Extractor:
                 os.mknod(name, 0o600 | kind, os.makedev(entry.major, entry.minor), dir_fd=parent)
             except PermissionError:
                 return False
-        self._attributes_at(parent, name, entry)
+        attributes.apply_at(parent, name, entry, self.ownership)
         return True
 
     # Whiteouts
@@ -458,7 +446,7 @@ class Extractor:
         parent = self._directory(parts)
         if self.overlay:
             if parts:
-                os.setxattr(parent, OPAQUE_XATTR, b"y")
+                os.setxattr(parent, attributes.OPAQUE_XATTR, b"y")
             else:
                 self.opaque_root = True  # overlayfs doesn't look for it there
             return
@@ -488,7 +476,7 @@ class Extractor:
     def _make_opaque(parent: int, name: bytes) -> None:
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
         try:
-            os.setxattr(fd, OPAQUE_XATTR, b"y")
+            os.setxattr(fd, attributes.OPAQUE_XATTR, b"y")
         finally:
             os.close(fd)
 
@@ -496,45 +484,6 @@ class Extractor:
         """Overlay only: what lower layers have as `name` in the root is hidden; what this one has stays."""
         self._whiteout([], WHITEOUT + name)
         self.close()
-
-    # Attributes
-
-    def _attributes(self, fd: int, entry: Entry, *, late: bool = False) -> None:
-        """Owner, then xattrs (a change of owner drops security.capability), then the mode (and setuid).
-
-        With `late` the mode has to wait: a directory that may not be written to, or hands its group on.
-        """
-        if not self.ownership.squash:
-            os.fchown(fd, *self.ownership.to_host(entry.uid, entry.gid))
-        for key, value in entry.xattrs.items():
-            self._xattr(fd, key, value)
-        if not late:
-            os.fchmod(fd, entry.mode)
-
-    def _attributes_at(self, parent: int, name: bytes, entry: Entry) -> None:
-        """The same for what must not be opened: links, devices, fifos."""
-        fd = os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            itself = f"/proc/self/fd/{fd}"
-            if not self.ownership.squash:
-                os.chown(name, *self.ownership.to_host(entry.uid, entry.gid), dir_fd=parent, follow_symlinks=False)
-            for key, value in entry.xattrs.items():
-                self._xattr(itself, key, value)
-            if entry.type != SYMLINK:
-                os.chmod(itself, entry.mode)
-        finally:
-            os.close(fd)
-        os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
-
-    def _xattr(self, target: int | str, key: bytes, value: bytes) -> None:
-        if key.startswith(_FOREIGN_XATTRS) or not key or b"\0" in key:
-            return
-        try:
-            os.setxattr(target, key, value)
-        except OSError as error:
-            # What this file system or this user can't keep; the rest of the image is worth having.
-            if error.errno not in _NOT_HERE:
-                raise
 
 
 def _write_all(fd: int, data: memoryview) -> None:

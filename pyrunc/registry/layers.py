@@ -27,7 +27,7 @@ from pyrunc.errors import ImageError
 from pyrunc.linux.fs import O_PATH, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2, syncfs
 
 from . import trees
-from .extract import OPAQUE_XATTR
+from .attributes import OPAQUE_XATTR
 from .store import wait_for_lock
 
 if TYPE_CHECKING:
