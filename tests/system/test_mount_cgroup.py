@@ -12,6 +12,8 @@ from mountinfo import mount_at, mounts
 from support import Bundle, Host, Result, Runtime
 
 POINT = "/sys/fs/cgroup"
+#: What must not be possible, and leaves nothing for the next run where it is.
+TRY = f"mkdir {POINT}/x && rmdir {POINT}/x && echo made"
 UNIFIED = ["unshare", "-m", "--propagation", "private", "sh", "-c",
            'umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"', "_"]
 
@@ -72,23 +74,24 @@ def test_unified_with_a_namespace(runtime: Runtime, bundle: Bundle, host: Host) 
     """cgroup_namespaces(7): rooted in the cgroup of the container's init."""
     bundle.namespace("cgroup")
     result = run_unified(runtime, bundle, "cat /proc/self/cgroup | grep ^0; cat /sys/fs/cgroup/cgroup.procs | head -1;"
-                                          "mkdir /sys/fs/cgroup/x; cat /proc/self/mountinfo")
+                                          f"{TRY}; cat /proc/self/mountinfo")
     assert result.lines[:2] == ["0::/", "1"], result
     assert result.errors == ["mkdir: can't create directory '/sys/fs/cgroup/x': Read-only file system"]
     mount = mount_at(result.out, POINT)
     assert (mount.fstype, mount.root) == ("cgroup2", "/")
     assert mount.options >= {"ro", "nosuid", "noexec", "nodev"}
     writable(bundle)
-    result = run_unified(runtime, bundle, "mkdir /sys/fs/cgroup/x && ls /sys/fs/cgroup/x/cgroup.procs")
-    assert result.lines == ["/sys/fs/cgroup/x/cgroup.procs"], result
+    result = run_unified(runtime, bundle, "grep ^0: /proc/self/cgroup; mkdir /sys/fs/cgroup/x && "
+                                          "ls /sys/fs/cgroup/x/cgroup.procs")
+    assert result.lines == ["0::/", "/sys/fs/cgroup/x/cgroup.procs"], result
+    assert not any(path.is_dir() for path in (Path(POINT, "x"), Path(POINT, "unified/x")))  # in its own
 
 
 def test_unified_without_a_namespace(runtime: Runtime, bundle: Bundle, host: Host) -> None:
     """The hierarchy is the host's then, read-only, and the container's own cgroup is in its place."""
     bundle.config["linux"]["cgroupsPath"] = f"/t3-{os.getpid()}"
     bundle.without("cgroup")
-    result = run_unified(runtime, bundle, "grep ^0: /proc/self/cgroup; cat /proc/self/mountinfo;"
-                                          "mkdir /sys/fs/cgroup/x")
+    result = run_unified(runtime, bundle, f"grep ^0: /proc/self/cgroup; cat /proc/self/mountinfo; {TRY}")
     assert result.lines[0] == f"0::/t3-{os.getpid()}", result
     assert mount_at(result.out, POINT).fstype == "cgroup2"
     assert result.errors == ["mkdir: can't create directory '/sys/fs/cgroup/x': Read-only file system"]
@@ -104,7 +107,7 @@ def test_cgroup2_on_a_hybrid_machine(runtime: Runtime, bundle: Bundle, host: Hos
     if namespace:
         bundle.namespace("cgroup")
     own = "" if namespace else f"/t5-{os.getpid()}"
-    result = runtime.run(bundle, f"cat /proc/self/mountinfo; mkdir {POINT}/x; grep ^0: /proc/self/cgroup; "
+    result = runtime.run(bundle, f"cat /proc/self/mountinfo; {TRY}; grep ^0: /proc/self/cgroup; "
                                  f"head -n1 {POINT}{own}/cgroup.procs")
     mount = mount_at(result.out, POINT)
     assert (mount.fstype, mount.root) == ("cgroup2", "/")
