@@ -416,10 +416,9 @@ run_embedded(const char *self, const char *package, int argc, char **argv)
 		locate_frozen_modules(package);
 	PyObject *module = py.PyImport_ImportModule(programs[which_program(self)].module);
 	// entry() ends the process itself; being here again is a defect, told with a traceback.
-	if (module != NULL && released.fifo < 0)
-		py.PyObject_CallMethod(module, "entry", "i", 1);
-	else if (module != NULL)
-		py.PyObject_CallMethod(module, "entry", "i(iiy)", 1, released.fifo, released.pidfd, released.name);
+	if (module != NULL)
+		py.PyObject_CallMethod(module, "entry", released.fifo < 0 ? "i" : "i(iiy)", 1, released.fifo, released.pidfd,
+		                       released.name);
 	py.PyErr_Print();
 	fflush(NULL);
 	_exit(1);

@@ -4,7 +4,7 @@
 //
 // An engine waits for it between `create` and the program, and to let an init go takes a few system calls.
 // This is pyrunc/starting.py for a container that create found to have nothing else to be done at its start
-// (state.json begins with what has to be known then: StateDir.launcher_start).  Whatever is out of the ordinary
+// (state.json begins with what has to be known then: START in state.py).  Whatever is out of the ordinary
 // before the init is let go is left to Python, which begins anew; what comes after it, too, with the descriptors.
 
 #include <poll.h>
@@ -138,7 +138,7 @@ read_comm(int pid, char *name)
 static int
 release(int directory)
 {
-	char text[PATH_MAX + 64], cgroup[PATH_MAX];
+	char text[PATH_MAX + 64];
 	int pid, end = 0;
 	unsigned long long start_time;
 
@@ -151,10 +151,9 @@ release(int directory)
 	*quote = '\0';
 	if (strchr(begin, '\\') != NULL || sscanf(begin, "%d %llu %n", &pid, &start_time, &end) != 2 || end == 0)
 		return 0;
-	snprintf(cgroup, sizeof cgroup, "%s", begin + end);
 
 	released.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (released.pidfd < 0 || !is_init(pid, start_time) || !is_thawed(cgroup) || !read_comm(pid, released.name))
+	if (released.pidfd < 0 || !is_init(pid, start_time) || !is_thawed(begin + end) || !read_comm(pid, released.name))
 		return 0;
 	released.fifo = openat(directory, "exec.fifo", O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
 	if (released.fifo < 0)

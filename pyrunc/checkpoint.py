@@ -19,7 +19,7 @@ from .linux.fs import mount_id
 from .linux.process import CLONE_NEWCGROUP, CLONE_NEWNET, CLONE_NEWPID
 from .namespaces import TYPES
 from .namespaces import plan as plan_namespaces
-from .paths import clean, make_private, open_in_root
+from .paths import clean, make_private, open_in_root, unescape
 from .rootfs import open_proc
 from .spec.load import dump
 
@@ -427,12 +427,4 @@ def mounts_of(pid: int) -> list[tuple[int, str]]:
             fields = [line.split(b" ") for line in file]
     except OSError as error:
         raise PyruncError("read the mounts of the container", errno=error.errno or 0) from None
-    return [(int(field[0]), unescape(field[4])) for field in fields]
-
-
-def unescape(field: bytes) -> str:
-    r"""A path as procfs writes it: space, tab, newline and backslash are `\ooo`."""
-    parts = field.split(b"\\")
-    for index, part in enumerate(parts[1:], 1):
-        parts[index] = bytes([int(part[:3], 8)]) + part[3:]
-    return os.fsdecode(b"".join(parts))
+    return [(int(field[0]), unescape(os.fsdecode(field[4]))) for field in fields]

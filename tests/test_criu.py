@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrunc import criu
-from pyrunc.checkpoint import CheckpointOptions, unescape
+from pyrunc.checkpoint import CheckpointOptions
 from pyrunc.errors import PyruncError, UsageError
+from pyrunc.paths import unescape
 
 
 @pytest.mark.parametrize(("fields", "wire"), [
@@ -265,5 +266,5 @@ def test_every_flag_reaches_criu() -> None:
 
 
 def test_paths_as_procfs_writes_them() -> None:
-    assert unescape(rb"/a\040b\134c\012") == "/a b\\c\n"
-    assert unescape(b"/plain") == "/plain"
+    assert unescape(r"/a\040b\134c\012") == "/a b\\c\n"
+    assert unescape("/plain") == "/plain"
