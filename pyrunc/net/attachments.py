@@ -58,7 +58,6 @@ def attach(store: Store, network: str, *, container: str, netns: str | int, ip: 
     Raises PyruncError.
     """
     found = networks.find(store, network)
-    work = _Work(store, warn)
     namespace = links.Namespace(netns)
     try:
         if namespace.identity == links.own_namespace():
@@ -69,68 +68,51 @@ def attach(store: Store, network: str, *, container: str, netns: str | int, ip: 
             netns=namespace.path, netns_id=namespace.identity, mac=check_mac(mac) if mac else "",
             addresses=[check_address(address) for address in ip], ports=[port.check() for port in publish],
             aliases=[check_host_name(alias) for alias in aliases], created=int(time.time()))
-        with store.locked():
+        with _Work(store, warn) as work, store.locked():
             work.recover()
             return work.attach(found, wanted, namespace)
     finally:
         namespace.close()
-        work.close()
 
 
 def detach(store: Store, network: str, *, container: str, ifname: str = "", warn: Warn = _silent) -> bool:
     """Undo `attach`, whatever is left of it; whether there was anything.  Raises PyruncError."""
-    work = _Work(store, warn)
-    try:
-        with store.locked():
-            done = work.recover(container, network)
-            for attachment in store.attachments(network=network, container=check_container(container)):
-                if not ifname or attachment.interface == ifname:
-                    work.detach(attachment)
-                    gateways.hand_on(store, attachment, warn)
-                    done = True
-            return done
-    finally:
-        work.close()
+    with _Work(store, warn) as work, store.locked():
+        done = work.recover(container, network)
+        for attachment in store.attachments(network=network, container=check_container(container)):
+            if not ifname or attachment.interface == ifname:
+                work.detach(attachment)
+                gateways.hand_on(store, attachment, warn)
+                done = True
+        return done
 
 
 def reload(store: Store, *, warn: Warn = _silent) -> int:
     """Make bridges and rules anew, as after somebody flushed them; of how many attachments."""
-    work = _Work(store, warn)
-    try:
-        with store.locked():
-            work.recover()
-            return work.rebuild()
-    finally:
-        work.close()
+    with _Work(store, warn) as work, store.locked():
+        work.recover()
+        return work.rebuild()
 
 
 def prune(store: Store, *, warn: Warn = _silent) -> list[str]:
     """Undo what is left of containers that have gone, and take their addresses back; the attachments' keys."""
-    work = _Work(store, warn)
-    try:
-        with store.locked():
-            work.recover()
-            return work.prune()
-    finally:
-        work.close()
+    with _Work(store, warn) as work, store.locked():
+        work.recover()
+        return work.prune()
 
 
 def remove_network(store: Store, name: str, *, force: bool = False, warn: Warn = _silent) -> None:
     """Remove a network, its bridge and its rules.  Raises NetworkError while containers are in it, unless `force`."""
-    work = _Work(store, warn)
-    try:
-        with store.locked():
-            work.recover()
-            network = store.network(name)
-            for attachment in store.attachments(network=name):
-                if not force and work.is_alive(attachment):
-                    raise NetworkError(f"{attachment.container} is in the network {name}",
-                                       hint=f"`pyrunc net detach {attachment.container} {name}`, or --force")
-                work.detach(attachment)
-                gateways.hand_on(store, attachment, warn)
-            work.remove(network)
-    finally:
-        work.close()
+    with _Work(store, warn) as work, store.locked():
+        work.recover()
+        network = store.network(name)
+        for attachment in store.attachments(network=name):
+            if not force and work.is_alive(attachment):
+                raise NetworkError(f"{attachment.container} is in the network {name}",
+                                   hint=f"`pyrunc net detach {attachment.container} {name}`, or --force")
+            work.detach(attachment)
+            gateways.hand_on(store, attachment, warn)
+        work.remove(network)
 
 
 class _Work:
@@ -179,7 +161,10 @@ class _Work:
                                f"there is no {path} here, but there are containers; without them this can be overcome")
         self.rebuild()  # somebody has removed it, and the rules are nobody's
 
-    def close(self) -> None:
+    def __enter__(self) -> _Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for each in (self._route, self._netfilter):
             if each is not None:
                 each.close()
